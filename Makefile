@@ -17,8 +17,10 @@ setup: $(STAMP)  ## make .venv with the pinned versions, and the git hooks of nb
 $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; v=sys.version_info[:2]; sys.exit(0 if (3,11)<=v<(3,13) else f"Python {v[0]}.{v[1]} found, 3.11 or 3.12 needed: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if command -v uv >/dev/null; then echo "installing the pinned versions with uv"; uv pip install -q --python $(BIN)/python --no-deps -r requirements.lock; \
-	else echo "installing the pinned versions with pip (a few minutes)"; $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock; fi
+	@echo "installing the pinned versions (one to three minutes)"
+	@UV=$$(command -v uv || { $(BIN)/python -m pip install -q --disable-pip-version-check uv >/dev/null 2>&1 && echo $(BIN)/uv; }); \
+	{ test -n "$$UV" && "$$UV" pip install -q --python $(BIN)/python --no-deps -r requirements.lock; } || \
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks >/dev/null; git checkout -q -- .gitattributes 2>/dev/null || true; fi
 	@touch $@

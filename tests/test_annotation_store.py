@@ -1,0 +1,97 @@
+"What the stores promise about processes: a killed run keeps what it finished, two processes give what one gives."
+import os, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fas_nb.maps import AnnotationStore, FrameStore, annotate_dataset, extract_frames
+from fas_nb.vocab import Presentation
+
+N = 12
+CHILD = """
+import sys; sys.path.insert(0, {tests!r})
+from test_annotation_store import album
+from fas_nb.maps import annotate_dataset, extract_frames
+{call}
+"""
+
+def album(folder):
+    "Twelve photos of one face, each under its own noise."
+    import cv2
+    from skimage.data import astronaut
+    photo = astronaut()[:256, 90:346]
+    presentations = []
+    for i in range(N):
+        path = Path(folder)/f"{i}.png"
+        if not path.exists():
+            noise = np.random.default_rng(i).normal(0, 6, photo.shape)
+            cv2.imwrite(str(path), (photo + noise).clip(0, 255).astype(np.uint8)[..., ::-1])
+        presentations.append(Presentation(f"photos/{i}", "photos", str(i), "", "", ("bona_fide", "prints", "glasses")[i % 3], str(path)))
+    return presentations
+
+def kill_when(call, finished, at_least):
+    "Run `call` in a process of its own and kill it as soon as it finished `at_least` presentations."
+    child = subprocess.Popen([sys.executable, "-c", CHILD.format(tests=str(Path(__file__).parent), call=call)],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    limit = time.time() + 120
+    while len(finished()) < at_least:
+        assert child.poll() is None, child.stderr.read().decode()[-2000:]
+        assert time.time() < limit, "the child finished nothing in two minutes"
+        time.sleep(.001)
+    child.send_signal(signal.SIGKILL); child.wait(); child.stderr.close()
+    return {f: f.stat().st_mtime_ns for f in finished()}
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "A run that nothing disturbed."
+    root = tmp_path_factory.mktemp("whole")
+    people = album(root)
+    assert extract_frames(people, root/"frames", n=1, size=96, workers=1, progress=False).done == N
+    assert annotate_dataset(people, root/"frames", root/"annotation", workers=1, progress=False).done == N
+    return root, people
+
+def test_killed_extraction_goes_on(whole, tmp_path):
+    root, people = whole
+    kept = kill_when(f"extract_frames(album({str(root)!r}), {str(tmp_path)!r}, n=1, size=96, workers=1, progress=False)",
+                     lambda: list(tmp_path.glob("*.npz")), 3)
+    assert 3 <= len(kept) < N
+    summary = extract_frames(people, tmp_path, n=1, size=96, workers=1, progress=False)
+    assert (summary.done, summary.skipped, summary.ok) == (N - len(kept), len(kept), True)   # only what was missing
+    assert all(f.stat().st_mtime_ns == t for f, t in kept.items())
+    ids = [p.id for p in people]
+    assert FrameStore(tmp_path).hash(ids) == FrameStore(root/"frames").hash(ids)
+
+def test_killed_annotation_goes_on(whole, tmp_path):
+    root, people = whole
+    kept = kill_when(f"annotate_dataset(album({str(root)!r}), {str(root/'frames')!r}, {str(tmp_path)!r}, workers=1, progress=False)",
+                     lambda: list(tmp_path.glob("rows/*.json")), 3)
+    assert 3 <= len(kept) < N
+    summary = annotate_dataset(people, root/"frames", tmp_path, workers=1, progress=False)
+    assert (summary.done, summary.skipped, summary.ok) == (N - len(kept), len(kept), True)
+    assert all(f.stat().st_mtime_ns == t for f, t in kept.items())
+    ids = [p.id for p in people]
+    assert AnnotationStore(tmp_path).hash(ids) == AnnotationStore(root/"annotation").hash(ids)
+    assert AnnotationStore(tmp_path).manifest().equals(AnnotationStore(root/"annotation").manifest())
+
+def test_two_processes_equal_one(whole, tmp_path):
+    root, people = whole
+    assert extract_frames(people, tmp_path/"frames", n=1, size=96, workers=2, progress=False).ok
+    assert annotate_dataset(people, tmp_path/"frames", tmp_path/"annotation", workers=2, progress=False).ok
+    ids = [p.id for p in people]
+    assert FrameStore(tmp_path/"frames").hash(ids) == FrameStore(root/"frames").hash(ids)
+    assert AnnotationStore(tmp_path/"annotation").hash(ids) == AnnotationStore(root/"annotation").hash(ids)
+
+def test_full_disk_is_a_recorded_failure(whole, tmp_path, monkeypatch):
+    "A write that fails leaves neither a half file nor a row, and the next run repairs it."
+    root, people = whole
+    full, write = {"now": True}, Path.write_bytes
+    def no_space(self, data):
+        if full["now"] and "depth" in self.parts: write(self, data[:10]); raise OSError(28, "No space left on device")
+        return write(self, data)
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    summary = annotate_dataset(people[:2], root/"frames", tmp_path, workers=1, progress=False)
+    assert summary.done == 0 and len(summary.failures) == 2 and "No space left" in summary.failures[0][1]
+    assert not list(tmp_path.glob("depth/*/*")) and not list(tmp_path.glob("rows/*"))
+    full["now"] = False
+    assert annotate_dataset(people[:2], root/"frames", tmp_path, workers=1, progress=False).done == 2

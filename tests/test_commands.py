@@ -1,0 +1,44 @@
+"Commands as a user calls them: exit codes, one clear line, nothing half-written."
+import json
+
+import pytest
+from conftest import ROOT, call
+
+COMMANDS = "fas_synth fas_check fas_annotate fas_run fas_reproduce fas_predict fas_export".split()
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(name):
+    done = call(name, "--help")
+    assert done.returncode == 0 and f"example:  {name} " in done.stdout
+
+@pytest.mark.parametrize("command, code, says", [
+    (("fas_reproduce", "--profile", "dmeo"), 2, "use one of smoke, demo"),
+    (("fas_reproduce", "--tables", "7"), 2, "table 7 is unknown"),
+    (("fas_reproduce", "--set", "training.stpes=3"), 2, "training.{size,steps"),
+    (("fas_reproduce", "--data-root", "nowhere"), 2, "nowhere does not exist"),
+    (("fas_run", "make", "--protocol", "oulu_npu/9"), 2, "oulu_npu"),
+    (("fas_run", "make", "--variant", "theirs", "--profile", "smoke"), 2, "theirs"),
+    (("fas_run", "show", "123456"), 1, "no run"),
+    (("fas_check", "oulu_npu", "nowhere"), None, "nowhere"),
+    (("fas_check", "mnist", "."), 2, "mnist"),
+    (("fas_annotate", "wmca", "nowhere", "--out", "o"), None, "nowhere"),
+    (("fas_synth", "--out", "o", "--layout", "mnist"), 2, "mnist"),
+    (("fas_synth", "--out", "o", "--profile", "enormous"), 2, "enormous"),
+    (("fas_predict", "a.jpg", "--model", "m.safetensors"), None, "m.safetensors"),
+    (("fas_export", "m.safetensors", "m.tflite"), 2, ".onnx"),
+], ids=lambda x: " ".join(x) if isinstance(x, tuple) else "")
+def test_mistakes_end_in_one_line(command, code, says, tmp_path):
+    data = ("--root", tmp_path) if command[0] == "fas_run" or "--tables" in command or "--set" in command else ()
+    if command[:2] == ("fas_run", "make"): data = (*data, "--data-root", tmp_path/"none") if "theirs" in command else data
+    done = call(*command, *data, cwd=tmp_path)
+    assert done.returncode == (code or done.returncode) and done.returncode in (1, 2), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert says in done.stderr or ("theirs" in command and "does not exist" in done.stderr)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()], "nothing half-written"
+
+def test_outside_a_checkout_without_root(tmp_path):
+    "Installed without a checkout, the caller says where results go."
+    code = ("import os, sys; os.chdir(sys.argv[1]); import fas_nb.reports as r; r.__file__ = sys.argv[1] + '/site/fas_nb/reports.py'\n"
+            "from fas_nb.vocab import InputError\ntry: r.project_root()\nexcept InputError as e: print(e.code, e)")
+    done = call("python", "-c", code, tmp_path)
+    assert done.stdout.startswith("2 ") and "--root" in done.stdout

@@ -1,0 +1,121 @@
+"The whole path at its smallest size, as a user runs it, and what must hold of its pages."
+import csv, json, os, re, shutil, signal, subprocess, time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import BIN, ROOT, call
+
+def out(smoke): return smoke/"reports/smoke"
+def finished(root): return {p.parent.name: p.stat().st_mtime_ns for p in (root/"runs").glob("*/result.json")}
+
+def test_all_pages_are_there(smoke):
+    names = {p.name for p in out(smoke).glob("*.html")}
+    assert {"index.html", *(f"table{t}.html" for t in range(1, 6)), "wmca-LOO_glasses.html", "oulu_npu-1.html", "casia_fasd-to_replay_attack.html"} <= names
+    assert len(list((out(smoke)/"notebooks").glob("*.ipynb"))) == 8
+
+def test_pages_hold_no_external_address(smoke):
+    for page in out(smoke).glob("*.html"):
+        text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page.read_text())
+        assert not re.findall(r"https?://|src=[\"']//|@import", text), page.name
+
+def test_links_lead_somewhere(smoke):
+    for page in out(smoke).glob("*.html"):
+        for href in re.findall(r'href="([^"]+)"', page.read_text()): assert (out(smoke)/href).exists(), f"{page.name}: {href}"
+
+def test_rendered_numbers_cannot_be_mistaken(smoke):
+    for t in range(1, 6):
+        page = (out(smoke)/f"table{t}.html").read_text()
+        assert "Rendered data." in page and "not comparable" in page and "difference" not in page
+        rows = list(csv.DictReader((out(smoke)/f"table{t}.csv").open()))
+        for row in rows:
+            values = [v for k, v in row.items() if k not in ("block", "data_origin", "method") and v]
+            assert row["data_origin"] == ("rendered" if row["block"] == "fas_nb" else "real")
+            assert all(v.endswith(" syn") for v in values) if row["block"] == "fas_nb" else not any("syn" in v for v in values)
+        data = json.loads((out(smoke)/f"table{t}.json").read_text())
+        assert data["comparable_with_paper"] is False and all(c["mark"] == "syn" for c in data["cells"])
+
+def test_cells_that_were_not_run_say_why(smoke):
+    cells = json.loads((out(smoke)/"table1.json").read_text())["cells"]
+    by_column = {c["column"]: c for c in cells}
+    assert by_column["glasses"]["value"] is not None
+    assert by_column["replay"]["value"] is None and by_column["replay"]["reason"] == "not part of profile smoke"
+    assert by_column["mean"]["value"] is None and "6 of 7" in by_column["mean"]["reason"]
+
+def test_acer_against_a_plain_loop(smoke):
+    "From the scores of a finished run, by counting."
+    key = next(k for k, what in json.loads((out(smoke)/"table3.json").read_text())["runs"].items() if "ours" in what)
+    scores, result = pd.read_parquet(smoke/"runs"/key/"scores.parquet"), json.loads((smoke/"runs"/key/"result.json").read_text())
+    per_video = {}
+    for row in scores[scores.split == "test"].itertuples(): per_video.setdefault((row.presentation, row.species), []).append(row.score)
+    threshold, wrong, all_ = result["presentation"]["threshold"], {}, {}
+    for (_, species), values in per_video.items():
+        called_attack = sum(values)/len(values) > threshold
+        wrong[species] = wrong.get(species, 0) + (called_attack == (species == "bona_fide"))
+        all_[species] = all_.get(species, 0) + 1
+    rates = {s: wrong[s]/all_[s] for s in all_}
+    by_hand = (rates.pop("bona_fide") + max(rates.values()))/2
+    assert result["presentation"]["ACER"] == pytest.approx(by_hand)
+
+def test_second_time_finds_everything(smoke):
+    before = finished(smoke)
+    done = call("fas_reproduce", "--profile", "smoke", "--root", smoke, "--quiet", "--tables", "3", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert finished(smoke) == before
+
+def test_papermill_works_alone(smoke, tmp_path):
+    done = subprocess.run([str(BIN/"papermill"), "nbs/reports/table3.ipynb", str(tmp_path/"out.ipynb"), "-p", "profile", "smoke", "-p", "root", str(tmp_path),
+                           "-p", "data_root", str(smoke/"data/smoke"), "-p", "runs_dir", str(smoke/"runs"), "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path/"reports/smoke/table3.html").exists()
+
+def test_a_kill_loses_only_the_run_in_progress(smoke, tmp_path):
+    shutil.copytree(smoke/"data", tmp_path/"data")
+    command = [str(BIN/"fas_reproduce"), "--profile", "smoke", "--root", str(tmp_path), "--quiet", "--tables", "4", "--set", "training.steps=30", "--workers", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.time() + 120
+    while not finished(tmp_path) and time.time() < end and process.poll() is None: time.sleep(.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = finished(tmp_path)
+    assert 1 <= len(before) < 5, "killed between the first and the last of five runs"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    after = finished(tmp_path)
+    assert len(after) == 5 and before.items() <= after.items()   # what was finished was not made again
+
+def test_firewall_labels_stay_on_the_training_side(smoke, tmp_path):
+    "Dev and test presentations with species withheld, and no annotation at hand, give bit-equal scores."
+    from fas_nb.datasets import open_dataset
+    from fas_nb.decision import load_model, score_frames
+    from fas_nb.maps import FrameStore, extract_frames
+    from fas_nb.vocab import ScoringOptions
+    key = next(k for k, what in json.loads((out(smoke)/"table1.json").read_text())["runs"].items() if "LOO_glasses ours" in what)
+    spec = json.loads((smoke/"runs"/key/"spec.json").read_text())
+    scores = pd.read_parquet(smoke/"runs"/key/"scores.parquet")
+    wanted = set(spec["fold"]["dev"] + spec["fold"]["test"])
+    blind = [replace(p, species="", attrs={k: v for k, v in p.attrs.items() if k == "origin"})
+             for p in open_dataset("wmca", smoke/"data/smoke/wmca") if p.id in wanted]
+    assert len(blind) == len(wanted)
+    extract_frames(blind, tmp_path/"frames", spec["scoring"]["frames"], 96, workers=1, progress=False)
+    frames = FrameStore(tmp_path/"frames").read([p.id for p in blind])
+    model = load_model(smoke/"runs"/key/"model.safetensors")
+    score = score_frames(model.model, frames, ScoringOptions(**spec["scoring"]), spec["scheme"])[2]
+    known = scores[scores.split != "train"].set_index(["presentation", "frame"]).score
+    assert np.array_equal(score, known.loc[list(zip(frames.presentation, frames.frame))].to_numpy())
+
+def test_firewall_training_uses_the_automatic_annotation(smoke, tmp_path):
+    "Rendered truth is for measuring: without it, the annotation of a data set is the same."
+    from fas_nb.datasets import open_dataset
+    from fas_nb.maps import AnnotationStore, FrameStore, annotate_dataset, extract_frames
+    for name in ("wmca", "wmca.truth"):
+        if name == "wmca": shutil.copytree(smoke/"data/smoke"/name, tmp_path/name)
+    found = [p for p in open_dataset("wmca", tmp_path/"wmca") if p.species in ("bona_fide", "glasses")][:4]
+    assert not (tmp_path/"wmca.truth").exists()
+    extract_frames(found, tmp_path/"frames", 1, 96, workers=1, progress=False)
+    annotate_dataset(found, FrameStore(tmp_path/"frames"), tmp_path/"annotations", segmenter="grabcut", workers=1, progress=False)
+    folder = next((smoke/"runs/stores").glob("wmca-*"))
+    frames = FrameStore(tmp_path/"frames").read([p.id for p in found])
+    ours, theirs = AnnotationStore(tmp_path/"annotations").labels(frames), AnnotationStore(folder/"annotations").labels(frames)
+    assert np.array_equal(ours.regions, theirs.regions) and np.array_equal(ours.depth, theirs.depth)

@@ -1,0 +1,114 @@
+"What no single notebook can check about the others."
+import ast, configparser, json, re, subprocess, sys, zipfile
+from pathlib import Path
+
+import pytest
+from conftest import BIN, ROOT, call
+
+sys.path.insert(0, str(ROOT/"tests"))
+from in_sync import readme
+
+def notebook_number(module:Path): return int(re.search(r"File to edit: \S*?(\d+)_", module.read_text())[1])
+
+NUMBER = {p.stem: notebook_number(p) for p in (ROOT/"fas_nb").glob("[!_]*.py")}
+TEMPLATES = sorted((ROOT/"nbs/reports").glob("*.ipynb"))
+
+@pytest.mark.parametrize("name", sorted(NUMBER))
+def test_imports_go_down(name):
+    for node in ast.walk(ast.parse((ROOT/f"fas_nb/{name}.py").read_text())):
+        if not (isinstance(node, ast.ImportFrom) and node.level): continue   # export makes our own imports relative
+        for target in [node.module] if node.module else [a.name for a in node.names]:
+            assert NUMBER[target] < NUMBER[name], (
+                f"{name}.py line {node.lineno}: notebook {NUMBER[name]:02} imports {target} from {NUMBER[target]:02}; move what it needs to a lower number")
+
+@pytest.mark.parametrize("module", ["cli", "reports", "ablations", "datasets", "protocols", "metrics"])
+def test_imports_stay_light(module):
+    "Commands answer --help at once: nothing heavy is imported before it is needed."
+    heavy = "torch mediapipe mitsuba distributed segment_anything papermill".split()
+    done = call("python", "-c", f"import sys, fas_nb.{module}; print([m for m in {heavy} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+def test_command_line_imports_nothing():
+    done = call("python", "-c", "import sys, fas_nb.cli; print([m for m in ('numpy', 'pandas', 'matplotlib') if m in sys.modules])")
+    assert done.stdout.strip() in ("[]", "['numpy']"), done.stdout + done.stderr   # the vocabulary needs numpy
+
+@pytest.mark.parametrize("module", sorted(NUMBER))
+def test_import_prints_and_writes_nothing(module, tmp_path):
+    done = call("python", "-c", f"import fas_nb.{module}", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
+def test_one_parameters_cell(path):
+    cells = json.loads(path.read_text())["cells"]
+    n = sum("parameters" in c["metadata"].get("tags", []) for c in cells)
+    assert n == 1, f"{path.name}: {n} cells tagged 'parameters', expected 1; tag the cell after the imports"
+
+def test_parameters_survive_cleaning_and_take_effect(tmp_path):
+    "nbdev_clean removes cell metadata that settings.ini does not allow; papermill would then run with a notebook's own values."
+    import nbformat, papermill
+    from nbformat.v4 import new_code_cell, new_notebook
+    source, cleaned, out = ROOT/"settings.ini", tmp_path/"nbs/t.ipynb", tmp_path/"out.ipynb"
+    (tmp_path/"nbs").mkdir()
+    (tmp_path/"settings.ini").write_text(source.read_text())
+    guard = new_code_cell("from fas_nb.reports import ParameterGuard\nguard = ParameterGuard(globals(), 'theta')")
+    parameters = new_code_cell("theta: float = .7", metadata={"tags": ["parameters"]})
+    metadata = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[guard, parameters, new_code_cell("print(guard.check(globals()))")], metadata=metadata), cleaned)
+    assert call("nbdev_clean", "--fname", cleaned, cwd=tmp_path).returncode == 0
+    done = papermill.execute_notebook(str(cleaned), str(out), {"theta": .2}, kernel_name="python3", progress_bar=False)
+    assert done.cells[-1].outputs[0].text.strip() == "{'theta': 0.2}"
+    with pytest.raises(papermill.PapermillExecutionError, match="'thta' is unknown"):
+        papermill.execute_notebook(str(cleaned), str(out), {"thta": .2}, kernel_name="python3", progress_bar=False)
+    broken = nbformat.read(cleaned, 4)
+    for cell in broken.cells: cell.metadata.pop("tags", None)
+    nbformat.write(broken, cleaned)
+    with pytest.raises(papermill.PapermillExecutionError, match="lost its tag"):
+        papermill.execute_notebook(str(cleaned), str(out), {"theta": .2}, kernel_name="python3", progress_bar=False)
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
+def test_unknown_parameter_is_refused(path, tmp_path):
+    from fas_nb.reports import InputError, run_notebook
+    with pytest.raises(InputError, match="'porfile' is unknown"): run_notebook(path.stem, tmp_path/"out.ipynb", {"porfile": "demo"})
+    assert not list(tmp_path.iterdir())
+
+def test_readme_is_what_index_says():
+    assert (ROOT/"README.md").read_text(encoding="utf-8") == readme(), "run make readme"
+
+def test_lock_holds_every_requirement():
+    from packaging.requirements import Requirement
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(ROOT/"settings.ini")
+    lines = [l for l in (ROOT/"requirements.lock").read_text().splitlines() if l and not l.startswith("#")]
+    assert not [l for l in lines if "://" in l or "@" in l], "the lock names no host"
+    locked = {Requirement(l).name.lower().replace("_", "-"): Requirement(l) for l in lines}
+    assert all(str(r.specifier).startswith("==") for r in locked.values())
+    for key in ("requirements", "synth_requirements", "scale_requirements", "fast_requirements", "dev_requirements"):
+        for text in config["DEFAULT"][key].split():
+            want = Requirement(text)
+            have = locked[want.name.lower().replace("_", "-")]
+            assert want.specifier.contains(str(have.specifier).lstrip("=")), f"settings.ini asks {want}, the lock has {have}"
+    assert [n for n in locked if n.startswith("opencv")] == ["opencv-contrib-python-headless"]   # two would overwrite each other
+
+def test_caps_that_keep_versions_working_together():
+    text = (ROOT/"settings.ini").read_text()
+    for cap in ("numpy>=1.26,<2", "pyarrow>=15,<26", "mediapipe==0.10.21", "execnb>=0.1.11,<0.2", "fastcore>=1.7,<2", "nbdev==2.4.14", ">=3.11,<3.13",
+                "allowed_cell_metadata_keys = tags"): assert cap in text, cap
+
+def test_wheel_carries_templates_tables_and_commands(tmp_path):
+    done = call("python", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    for wanted in ("share/fas_nb/reports/protocol.ipynb", "share/fas_nb/reports/table5.ipynb", "share/fas_nb/published/table1_wmca_loo_acer.csv",
+                   "fas_nb/assets/page.html", "fas_nb/assets/heads.npz"): assert any(n.endswith(wanted) for n in names), wanted
+    entry = next(n for n in names if n.endswith("entry_points.txt"))
+    commands = re.findall(r"^(fas_\w+)", zipfile.ZipFile(next(tmp_path.glob("*.whl"))).read(entry).decode(), re.M)
+    assert sorted(commands) == ["fas_annotate", "fas_check", "fas_export", "fas_predict", "fas_reproduce", "fas_run", "fas_synth"]
+
+def test_notebooks_show_no_local_path():
+    local = re.compile(r"(?<![\w.:/<])/(?:home|root|work|tmp|Users)/[\w./+-]+")
+    for path in sorted((ROOT/"nbs").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts: continue
+        for cell in json.loads(path.read_text())["cells"]:
+            text = "".join(cell["source"]) + json.dumps([{k: v for k, v in o.get("data", {}).items() if k.startswith("text")} | {"t": o.get("text", "")} for o in cell.get("outputs", [])])
+            assert not local.search(text), f"{path.name}: {local.search(text)[0]}"

@@ -331,7 +331,7 @@ def score_table(
         "presentation": [p.id for p in rows], "frame": pad(frames.frame, -1), "subject": [p.subject for p in rows],
         "instrument": [p.attrs.get("instrument", p.species) for p in rows], "split": split, "species": [p.species for p in rows],
         "f_attack": pad(scores[0], math.nan), "f_real": pad(scores[1], math.nan), "score": pad(scores[2], math.nan),
-        "acquired": pad([True]*len(frames), False), "landmarks": pad(frames.source, "none")})
+        "acquired": pad(np.isfinite(scores[2]), False), "landmarks": pad(frames.source, "none")})
 
 def run(
     spec:RunSpec,
@@ -347,7 +347,9 @@ def run(
     begun = time.perf_counter()
     frames, labels = load_frames(spec.fold.train, data, labels=True)
     if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
-    model, log = train(spec, frames, labels, progress=progress)
+    Path(runs_dir).mkdir(parents=True, exist_ok=True)
+    checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
+    model, log = train(spec, frames, labels, progress=progress, checkpoint=checkpoint)
     trained = time.perf_counter()
     tables = []
     for split in SPLITS:
@@ -371,6 +373,7 @@ def run(
     except OSError:                       # another process made the same run meanwhile
         if not (folder/"result.json").exists(): raise
         shutil.rmtree(partial_folder, ignore_errors=True)
+    checkpoint.unlink(missing_ok=True)
     return folder
 
 def _permuted(frames, data, spec):
@@ -466,7 +469,9 @@ def collect_garbage(
     gone = [p.parent for p in Path(runs_dir).glob("*/result.json") if p.parent.name not in keep]
     gone += [p for p in Path(runs_dir).glob("*.partial") if not _alive(p.name.split(".")[-2])]
     for folder in gone: shutil.rmtree(folder)
-    return [g.name for g in gone]
+    left = [p for p in Path(runs_dir).glob("*.checkpoint") if p.stem not in keep]
+    for checkpoint in left: checkpoint.unlink()
+    return [g.name for g in gone + left]
 
 def _alive(pid):
     try: os.kill(int(pid), 0)

@@ -86,12 +86,14 @@ def _check_parser():
     p = _parser("fas_check", "Say what is missing, corrupt, misnamed or overlapping in a data set's folder.", "fas_check oulu_npu data/demo/oulu_npu")
     p.add_argument("dataset", help=f"one of {', '.join(LAYOUTS)}")
     p.add_argument("folder", help="the data set's folder")
+    p.add_argument("--names-only", action="store_true", help="do not open the files")
     p.add_argument("--json", action="store_true", help="print the report as JSON")
+    _work_options(p)
     return p
 
 def _check(args):
     from fas_nb.check import check_dataset
-    report = check_dataset(args.dataset, args.folder)
+    report = check_dataset(args.dataset, args.folder, not args.names_only, workers=args.workers, scheduler=args.scheduler, progress=not args.quiet)
     print(report.to_json() if args.json else report)
     return 0 if report.ok else 1
 
@@ -117,8 +119,8 @@ def _annotate(args):
     common = dict(workers=args.workers, scheduler=args.scheduler, progress=not args.quiet)
     found, out = open_dataset(args.dataset, args.folder), Path(args.out)
     cropped = extract_frames(found, out/"frames", args.frames, args.size, **common)
-    bad = {i for i, _ in cropped.failures}
-    annotated = annotate_dataset([p for p in found if p.id not in bad], FrameStore(out/"frames"), out/"annotations", segmenter=args.segmenter, **common)
+    bad = {path for path, _ in cropped.failures}
+    annotated = annotate_dataset([p for p in found if p.path not in bad], FrameStore(out/"frames"), out/"annotations", segmenter=args.segmenter, **common)
     failures = [*cropped.failures, *annotated.failures]
     summary = dict(presentations=len(found), annotated=annotated.done, already_there=annotated.skipped, failed=[list(f) for f in failures])
     if args.json: print(json.dumps(summary, indent=1))

@@ -6,9 +6,10 @@
 __all__ = ['Failure', 'run_parallel']
 
 # %% ../nbs/02_parallel.ipynb #c003
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from tqdm.auto import tqdm
 
@@ -26,7 +27,31 @@ def _attempt(fn, item):
     try: return fn(item)
     except Exception as error: return Failure(item, f"{type(error).__name__}: {error}")
 
-# %% ../nbs/02_parallel.ipynb #c006
+# %% ../nbs/02_parallel.ipynb #c007
+@cache
+def _client(workers, scheduler):
+    "A Dask client: of a running scheduler, or of processes started here and kept until this process ends."
+    import dask
+    from distributed import Client, LocalCluster  # slow to import, and not needed in one process
+    dask.config.set({"distributed.comm.timeouts.connect": "120s"})  # a busy machine starts processes slowly
+    if scheduler is None:
+        return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50))
+    try: return Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error: raise InputError(
+        f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out --scheduler") from error
+
+def _completed(client, futures, patience=120):
+    "Futures as they finish; an error where every worker is gone for `patience` seconds."
+    from distributed import wait
+    pending, alive = set(futures), time.monotonic()
+    while pending:
+        try: done, pending = wait(pending, timeout=5, return_when="FIRST_COMPLETED")
+        except TimeoutError: done = ()
+        if done or client.scheduler_info()["workers"]: alive = time.monotonic()
+        elif time.monotonic() - alive > patience: raise RuntimeError(
+            f"no worker process is left and {len(pending)} units wait; what was finished is kept, start again with fewer --workers")
+        yield from done
+
 def run_parallel(
     fn:Callable,            # a function of one item, importable by the workers
     items:Sequence,         # picklable
@@ -39,22 +64,13 @@ def run_parallel(
     bar = partial(tqdm, total=len(items), desc=desc, disable=not progress, mininterval=1)
     if not items: return []
     if scheduler is None and (workers <= 1 or len(items) == 1): return [_attempt(fn, item) for item in bar(items)]
-    from distributed import Client, LocalCluster, as_completed  # slow to import, and not needed in one process
-    if scheduler is None:
-        cluster = LocalCluster(n_workers=min(workers, len(items)), threads_per_worker=1, dashboard_address=None, silence_logs=50)
-        client = Client(cluster)
-    else:
-        cluster = None
-        try: client = Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error: raise InputError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out --scheduler") from error
+    client = _client(None if scheduler else workers, scheduler)
+    futures = [client.submit(_attempt, fn, item, pure=False, retries=2) for item in items]
+    place, results = {future.key: i for i, future in enumerate(futures)}, [None]*len(items)
     try:
-        futures = [client.submit(_attempt, fn, item, pure=False, retries=2) for item in items]
-        place, results = {future.key: i for i, future in enumerate(futures)}, [None]*len(items)
-        for future in bar(as_completed(futures)):
-            error = future.exception()  # the worker itself was lost, more than `retries` times
-            results[place[future.key]] = future.result() if error is None else Failure(items[place[future.key]], f"worker lost: {error}")
-        return results
+        for future in bar(_completed(client, futures)):
+            i, error = place[future.key], future.exception()   # an error only where a worker was lost, more than `retries` times
+            results[i] = future.result() if error is None else Failure(items[i], f"worker lost: {error}")
     finally:
-        client.close()
-        if cluster is not None: cluster.close()
+        client.cancel(futures)
+    return results

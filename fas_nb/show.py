@@ -147,8 +147,9 @@ def show_scores(
     attacks = sorted(set(species.tolist()) - {BONA_FIDE})
     if attacks:
         heights = [-np.histogram(scores[species == s], bins)[0] for s in attacks]
+        colors = plt.cm.tab10([3, 1, 4, 5, 6, 0, 8, 9, 7])   # all but green, which is bona fide
         for i, (s, h) in enumerate(zip(attacks, heights)):
-            ax.bar(bins[:-1], h, np.diff(bins), sum(heights[:i], np.zeros(30)), align="edge", color=plt.cm.autumn(i/8), label=s)
+            ax.bar(bins[:-1], h, np.diff(bins), sum(heights[:i], np.zeros(30)), align="edge", color=colors[i % len(colors)], label=s)
     if threshold is not None: ax.axvline(threshold, color="black", lw=1, ls="--")
     ax.set_xlabel("score  (F_attack - F_real)", fontsize=8); ax.legend(fontsize=6, frameon=False)
     ax.tick_params(labelsize=7)

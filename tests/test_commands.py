@@ -38,7 +38,7 @@ def test_mistakes_end_in_one_line(command, code, says, tmp_path):
 
 def test_outside_a_checkout_without_root(tmp_path):
     "Installed without a checkout, the caller says where results go."
-    code = ("import os, sys; os.chdir(sys.argv[1]); import fas_nb.reports as r; r.__file__ = sys.argv[1] + '/site/fas_nb/reports.py'\n"
+    code = ("import os, sys; os.chdir(sys.argv[1]); import fas_nb.reports as r; r.PACKAGE = r.Path(sys.argv[1])/'site/fas_nb'\n"
             "from fas_nb.vocab import InputError\ntry: r.project_root()\nexcept InputError as e: print(e.code, e)")
     done = call("python", "-c", code, tmp_path)
     assert done.stdout.startswith("2 ") and "--root" in done.stdout

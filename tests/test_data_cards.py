@@ -1,0 +1,36 @@
+"Every data set that can be read has its card, and the card finds the files that the reader finds."
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from fas_nb.datasets import LAYOUTS
+
+CARDS = Path(__file__).parent.parent/"data_cards"
+EXAMPLES = {  # two names of each data set: a bona fide presentation and an attack
+    "wmca": ("face-station/17.01.18/035_01_000_0_00.h5", "face-station/17.01.18/530_03_001_2_18.h5"),
+    "oulu_npu": ("Train_files/1_1_01_1.avi", "Test_files/6_3_55_5.avi"),
+    "casia_fasd": ("train_release/1/HR_1.avi", "test_release/30/8.avi"),
+    "replay_attack": ("devel/real/client003_session01_webcam_authenticate_adverse_1.mov",
+                      "test/attack/hand/attack_print_client009_session01_highdef_photo_controlled.mov")}
+REQUIRED = ("name", "description", "license", "citeAs", "creator", "url", "rai:dataCollection", "rai:personalSensitiveInformation",
+            "rai:dataUseCases", "rai:dataLimitations", "rai:dataBiases", "rai:dataReleaseMaintenancePlan")
+
+@pytest.mark.parametrize("name", [*LAYOUTS, "rendered"])
+def test_card_is_complete(name):
+    card = json.loads((CARDS/f"{name}.json").read_text())
+    assert card["name"] == name and card["isLiveDataset"] is False
+    assert not [key for key in REQUIRED if not card.get(key)]
+    assert all(part["@type"] == "cr:FileSet" for part in card["distribution"]), "nothing is distributed: no file object, no address of one"
+    assert "contentUrl" not in json.dumps(card)
+    readable = (CARDS/f"{name}.md").read_text()
+    assert f"({name}.json)" in readable and card["citeAs"] in readable
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_card_finds_what_the_reader_finds(name):
+    card = json.loads((CARDS/f"{name}.json").read_text())
+    globs = [g for part in card["distribution"] for g in ([part["includes"]] if isinstance(part["includes"], str) else part["includes"])]
+    for path in EXAMPLES[name]:
+        assert LAYOUTS[name].grammar.fullmatch(str(Path(path).with_suffix("")))
+        assert any(fnmatch(path, g) and path.count("/") == g.count("/") for g in globs), f"{path} is in none of {globs}"

@@ -306,7 +306,7 @@ def segment_regions(
     "The region map of a face."
     return segment(image, landmarks, segmenter, species).regions
 
-# %% ../nbs/21_sam_masks.ipynb #c031
+# %% ../nbs/21_sam_masks.ipynb #c030
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     "Where weights of SAM come from, and how to know that they are the right ones."
@@ -339,7 +339,7 @@ def verify_checkpoint(
     with path.open("rb") as f: found = hashlib.file_digest(f, kind).hexdigest()
     if found != expected: raise InputError(f"{path} has {kind} {found}, expected {expected}; {advice}")
 
-# %% ../nbs/21_sam_masks.ipynb #c032
+# %% ../nbs/21_sam_masks.ipynb #c031
 def fetch_checkpoint(
     checkpoint:Checkpoint,
     folder:Path|None=None,  # where to keep it; the user's cache where `None`
@@ -380,7 +380,7 @@ def _resume(url, output_file, pooch, *, part, progress):  # a downloader of pooc
         for chunk in answer.iter_content(1 << 16): bar.update(f.write(chunk))
     part.replace(output_file)
 
-# %% ../nbs/21_sam_masks.ipynb #c033
+# %% ../nbs/21_sam_masks.ipynb #c032
 class SamSegmenter:
     "The Segment Anything Model behind its own `SamPredictor`."
     def __init__(self,

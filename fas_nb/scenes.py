@@ -8,7 +8,7 @@ __all__ = ['TRACED', 'COMPOSED', 'FACE', 'WALL', 'FACE_BOX', 'CAMERAS', 'BOX_PER
            'shoot', 'portrait', 'Instrument', 'draw_instrument', 'recapture']
 
 # %% ../nbs/09_scenes.ipynb #c003
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np

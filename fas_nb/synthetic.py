@@ -99,7 +99,7 @@ PAI = {  # WMCA species -> (type, artefact number inside the type)
     "rigidmask": [(1, n) for n in (2, 13, 14)] + [(2, n) for n in range(12, 18)], "fakehead": [(2, n) for n in range(1, 8)],
     "papermask": [(2, n) for n in range(8, 12)], "flexiblemask": [(2, n) for n in (18, *range(75, 100))],
     "prints": [(3, n) for n in range(1, 15) if n % 5], "replay": [(3, n) for n in (5, 10, 15)] + [(4, n) for n in range(1, 19)]}
-_MASKS = ("rigidmask", "papermask", "flexiblemask")
+_WORN = ("glasses", "rigidmask", "papermask", "flexiblemask")
 
 def _plan_wmca(profile):
     splits = split_heads("wmca", profile)
@@ -111,7 +111,7 @@ def _plan_wmca(profile):
                 (shown, other), k = pairs[j % len(pairs)], j//len(pairs)
                 client, session, (kind, pai) = number[shown], sessions[k % len(sessions)], PAI[species][j % len(PAI[species])]
                 support = ("fixed", "hand")[k % 2] if species in PLANAR else ""
-                presenter = client if species == "glasses" else number[other] if species in _MASKS or support == "hand" else 0
+                presenter = client if species in _WORN else number[other] if support == "hand" else 0
                 day = (client + 9*(k//len(sessions))) % 28 + 1
                 path = f"face-station/{day:02d}.{session:02d}.18/{client:03d}_{session:02d}_{presenter:03d}_{kind}_{pai:02d}.h5"
                 yield Planned("wmca", path, split, species, shown, other, "sr300", _size(profile, 108, 144), (), {"support": support} if support else {})

@@ -212,7 +212,8 @@ def prepare(
 def _dataset_root(profile, dataset, data_root, workers, scheduler, progress):
     "The folder of a data set, rendered first where the profile allows it."
     root = data_root/dataset
-    if profile.render and (not root.exists() or data_origin(root) == "rendered"):
+    unfinished = not root.exists() or (data_origin(root) == "rendered" and not (root/"RENDERED.json").exists())
+    if profile.render and unfinished:
         from fas_nb.synthetic import render_dataset
         return render_dataset(dataset, data_root, profile.render, workers=workers, scheduler=scheduler, progress=progress)
     if not root.exists(): raise InputError(

@@ -33,7 +33,11 @@ def _client(workers, scheduler):
     "A Dask client: of a running scheduler, or of processes started here and kept until this process ends."
     import dask
     from distributed import Client, LocalCluster  # slow to import, and not needed in one process
-    dask.config.set({"distributed.comm.timeouts.connect": "120s"})  # a busy machine starts processes slowly
+    dask.config.set({"distributed.comm.timeouts.connect": "120s",    # a busy machine starts processes slowly
+                     "distributed.worker.profile.enabled": False,    # its sampling takes the interpreter lock from the work
+                     # Dask makes workers give memory back at every turn, which doubles the time of small network steps
+                     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**29,
+                     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25})
     if scheduler is None:
         return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50))
     try: return Client(scheduler, timeout=10)

@@ -39,7 +39,7 @@ def _client(workers, scheduler):
                      "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**29,
                      "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25})
     if scheduler is None:
-        return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50))
+        return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50))
     try: return Client(scheduler, timeout=10)
     except (OSError, ValueError) as error: raise InputError(
         f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out --scheduler") from error

@@ -272,7 +272,7 @@ def not_learnt(session:Session, protocols, variants) -> list[str]:
            if (a := read_result(c.spec, session.runs_dir)["auc"]["dev"]) is not None and a < LEARNT]
     if not low: return []
     worst = min(low, key=lambda x: x[1])
-    return [f"Not trained enough: dev AUC is below {LEARNT} in {len(low)} runs (lowest {worst[1]:.2f}, {worst[0].protocol}, "
+    return [f"Not trained enough: dev AUC is below {LEARNT} in {len(low)} of the runs (lowest {worst[1]:.2f}, {worst[0].protocol}, "
             f"{VARIANTS[worst[0].variant].title})."]
 
 # %% ../nbs/51_reports.ipynb #c021
@@ -330,7 +330,7 @@ def picture(
     fig:plt.Figure, origin:str, alt:str,
 ) -> dict:
     "A figure as a block; its origin is written into the picture, so that it survives a screenshot."
-    if origin == "rendered": fig.text(.995, .01, "rendered data (syn)", ha="right", va="bottom", fontsize=7, color="#8a4b00")
+    if origin == "rendered": fig.text(.995, 1.01, "rendered data (syn)", ha="right", va="bottom", fontsize=7, color="#8a4b00")
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     plt.close(fig)

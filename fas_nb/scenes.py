@@ -501,9 +501,9 @@ def _mask_surface(kind, face, rng):
         return _glossy(_bitmap(np.clip(paint*tint, .01, .9)), rng.uniform(.10, .22), 1.6)
     return _glossy(_bitmap(np.clip(albedo*np.exp(rng.normal(0, .05, 3)), .01, .9)), rng.uniform(.20, .30), 1.5)   # silicone
 
-def _with_mask(kind, rng):
+def _with_mask(kind, rng, worn):
     "Dress a body in a paper, rigid or flexible mask."
-    bank, face = head_bank(), int(rng.choice(head_ids("masks")))
+    bank, face = head_bank(), int(rng.choice(head_ids("masks"))) if worn is None else worn
     cut, surface, scale = _mask_cut(kind, rng), _mask_surface(kind, face, rng), rng.uniform(1.0, 1.04)
     gap = {Species.PAPERMASK: .005, Species.RIGIDMASK: .007, Species.FLEXIBLEMASK: .003}[kind]
     regions = _HOLLOW[skin_regions(face)] if kind == Species.FLEXIBLEMASK else Region.INSTRUMENT
@@ -530,14 +530,14 @@ def _puppet(head, rng):
     "A modelled head: no detail, painted eyes, matte or glossy paint."
     return _person(head, rng, plain=.95, smooth=3, alpha=rng.uniform(.14, .4), ior=1.5, hair=False, painted=True)
 
-def _costume(species, head, rng):
+def _costume(species, head, rng, worn=None):
     "All that is put before the camera: functions from a body to parts."
     glasses = rng.random() < .3
     if species == Species.FAKEHEAD: layers = [_puppet(head, rng)]
     else: layers = [_person(head, rng, hair=species != Species.WIG, covered=species == Species.FLEXIBLEMASK)]
     if species == Species.WIG: layers.append(_with_long_hair(head, rng, wig=True))
     elif look_of(head).style == "long" and species != Species.FLEXIBLEMASK: layers.append(_with_long_hair(head, rng))
-    if species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK): layers.append(_with_mask(species, rng))
+    if species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK): layers.append(_with_mask(species, rng, worn))
     if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True))
     elif glasses and species not in (Species.PAPERMASK, Species.RIGIDMASK): layers.append(_with_glasses(rng))
     return layers
@@ -621,12 +621,13 @@ def shoot(
     rng:np.random.Generator,   # everything that is not the person's look
     clip:int=1,                # frames of this presentation
     surroundings:Surroundings|None=None, # drawn from `rng` where `None`
+    worn:int|None=None,        # head whose face a mask shows; one of the namespace `masks`, drawn from `rng`, where `None`
 ) -> list[Shot]:
     "Present a bona fide face, or an attack that is worn, to a camera."
     if species not in TRACED: raise ValueError(
         f"shoot: species {species!r} is not traced; use one of {', '.join(TRACED)}, or `recapture` for {', '.join(COMPOSED)}")
     stage, wall = _stage(surroundings or draw_surroundings(rng=rng))
-    layers = _costume(Species(species), head, rng)
+    layers = _costume(Species(species), head, rng, worn)
     pinhole = draw_pinhole(size, FACE, rng=rng)
     shots = []
     for face, turn, gaze in _motion(clip, species, rng):

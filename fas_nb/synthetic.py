@@ -73,7 +73,7 @@ class Planned:
     path:str              # file inside the data set
     split:str
     species:str
-    subject:int           # head shown to the camera
+    subject:int           # head shown to the camera: a person's, or that of a mask
     helper:int            # another head of the split: whoever wears or holds the instrument
     camera:str            # key of `scenes.CAMERAS`
     size:tuple[int, int]  # width, height in pixels
@@ -99,19 +99,20 @@ PAI = {  # WMCA species -> (type, artefact number inside the type)
     "rigidmask": [(1, n) for n in (2, 13, 14)] + [(2, n) for n in range(12, 18)], "fakehead": [(2, n) for n in range(1, 8)],
     "papermask": [(2, n) for n in range(8, 12)], "flexiblemask": [(2, n) for n in (18, *range(75, 100))],
     "prints": [(3, n) for n in range(1, 15) if n % 5], "replay": [(3, n) for n in (5, 10, 15)] + [(4, n) for n in range(1, 19)]}
-_WORN = ("glasses", "rigidmask", "papermask", "flexiblemask")
+_MASKS = ("rigidmask", "papermask", "flexiblemask")
 
 def _plan_wmca(profile):
-    splits = split_heads("wmca", profile)
-    number = {h: n for n, h in enumerate(sum(splits.values(), []), 1)}
+    splits, masks = split_heads("wmca", profile), np.array_split(head_ids("masks"), 3)  # no mask is seen in two splits
+    number = {h: n for n, h in enumerate(sum(splits.values(), []), 1)} | {int(h): n for n, h in enumerate(np.concatenate(masks), 501)}
     for i, (split, pairs) in enumerate(_clients(splits).items()):
         for species, counts in profile.wmca.items():
             sessions = (1, 2, 3, 5, 6, 7) if species == BONA_FIDE else range(1, 8)
             for j in range(counts[i]):
                 (shown, other), k = pairs[j % len(pairs)], j//len(pairs)
+                if species in _MASKS: shown, other = int(masks[i][j % len(masks[i])]), shown
                 client, session, (kind, pai) = number[shown], sessions[k % len(sessions)], PAI[species][j % len(PAI[species])]
                 support = ("fixed", "hand")[k % 2] if species in PLANAR else ""
-                presenter = client if species in _WORN else number[other] if support == "hand" else 0
+                presenter = client if species == "glasses" else number[other] if species in _MASKS or support == "hand" else 0
                 day = (client + 9*(k//len(sessions))) % 28 + 1
                 path = f"face-station/{day:02d}.{session:02d}.18/{client:03d}_{session:02d}_{presenter:03d}_{kind}_{pai:02d}.h5"
                 yield Planned("wmca", path, split, species, shown, other, "sr300", _size(profile, 108, 144), (), {"support": support} if support else {})
@@ -371,6 +372,7 @@ def _shots(job, rng):
     item, place = job.item, None
     if item.place: place = scenes.draw_surroundings(rng=np.random.default_rng([job.seed, list(SPLITS).index(item.layout), *item.place]))
     common = dict(size=item.size, clip=job.profile.clip, rng=rng, surroundings=place)
+    if item.species in _MASKS: return scenes.shoot(item.species, item.helper, worn=item.subject, spp=job.profile.spp, **common)
     if item.species not in PLANAR: return scenes.shoot(item.species, item.subject, spp=job.profile.spp, **common)
     behind = {"wearer": still(job, item.helper, rng=rng)} if item.species == "cut" else {}   # whose eyes look through the holes
     return scenes.recapture(still(job, item.subject, rng=rng), item.species, instrument=item.instrument | behind, **common)
@@ -472,7 +474,8 @@ def render_dataset(
                 "plan": hashlib.sha256(repr((profile, plan)).encode()).hexdigest()[:12], "seed": seed}
     _refuse_others(root, identity)
     if (root/MARKER).exists(): return root
-    _write_text(root/UNFINISHED, [json.dumps(identity, indent=1)])
+    try: _write_text(root/UNFINISHED, [json.dumps(identity, indent=1)])
+    except OSError as error: raise InputError(f"{root} cannot be written to ({error}); give another folder") from error
     jobs = [job for item in plan if not (job := Job(str(root), item, profile, seed)).done]
     results = run_parallel(render_presentation, jobs, workers=workers, scheduler=scheduler, desc=f"rendering {layout}", progress=progress)
     if failures := [r for r in results if isinstance(r, Failure)]: raise InputError(

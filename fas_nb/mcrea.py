@@ -191,7 +191,7 @@ def mcrea(
     log["label changed"] = int((is_attack != was_attack).sum())
     return MCREAResult(new_images, new_maps, new_regions, points, dict(log))
 
-# %% ../nbs/30_mcrea.ipynb #c025
+# %% ../nbs/30_mcrea.ipynb #c027
 def mcrea_demo(
     images:torch.Tensor,     # float [n, 3, h, w] RGB, 0-255
     maps:torch.Tensor,       # float [n, 3, h, w]

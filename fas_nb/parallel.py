@@ -34,7 +34,8 @@ def _client(workers, scheduler):
     import dask
     from distributed import Client, LocalCluster  # slow to import, and not needed in one process
     dask.config.set({"distributed.comm.timeouts.connect": "120s",    # a busy machine starts processes slowly
-                     "distributed.worker.profile.enabled": False,    # its sampling takes the interpreter lock from the work
+                     "distributed.worker.profile.enabled": False,    # its sampling and the frequent ticks of the event loop
+                     "distributed.admin.tick.interval": "500ms",     # take the interpreter lock from the work
                      # Dask makes workers give memory back at every turn, which doubles the time of small network steps
                      "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**29,
                      "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25})

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PROFILES', 'VARIANTS', 'TABLES', 'SCORING_MODULES', 'DATASETS', 'SPLITS', 'Profile', 'get_profile', 'Variant',
            'TableSpec', 'syntax', 'code_hash', 'protocol_datasets', 'Data', 'prepare', 'Cell', 'data_hashes',
-           'make_spec', 'protocol_runs', 'made_protocols', 'table_runs', 'load_frames', 'permute_species',
-           'score_table', 'run', 'results', 'is_made', 'read_result', 'make_runs', 'find_runs', 'collect_garbage']
+           'make_spec', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'load_frames',
+           'permute_species', 'score_table', 'run', 'results', 'is_made', 'read_result', 'make_runs', 'find_runs',
+           'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import ast, hashlib, json, math, os, shutil, time
@@ -21,7 +22,7 @@ import pandas as pd
 from .datasets import data_origin, open_dataset
 from .metrics import auc, bootstrap, by_presentation, threshold_at_bpcer, threshold_at_eer
 from .parallel import Failure, run_parallel
-from .protocols import folds
+from .protocols import PROTOCOLS, folds
 from .vocab import (BONA_FIDE, SCHEMES, WMCA_SPECIES, Fold, Frames, InputError, Labels, MCREAOptions, ModelOptions,
                           Presentation, RunSpec, ScoringOptions, TrainingOptions)
 
@@ -250,6 +251,17 @@ def make_spec(
     return RunSpec(fold, chosen.scheme, profile.model, profile.training, replace(profile.mcrea, **chosen.mcrea), profile.scoring,
                    seed, code=code_hash(), permuted=permuted, **hashes)
 
+def check_names(
+    protocol:str,             # `dataset/protocol`
+    variants:tuple[str, ...], # keys of `VARIANTS`
+):
+    "Raise `InputError` where a protocol or a variant does not exist."
+    dataset, _, name = protocol.partition("/")
+    if name not in PROTOCOLS.get(dataset, ()): raise InputError(
+        f"protocol {protocol!r} is unknown; use one of {', '.join(f'{d}/{p}' for d in DATASETS for p in PROTOCOLS[d])}", 2)
+    if unknown := set(variants) - set(VARIANTS): raise InputError(
+        f"variant {min(unknown)!r} is unknown; use some of {', '.join(VARIANTS)}", 2)
+
 def protocol_runs(
     protocol:str,             # `dataset/protocol`
     variants:tuple[str, ...], # keys of `VARIANTS`
@@ -258,8 +270,7 @@ def protocol_runs(
     seeds:tuple[int, ...]=(), # empty: those of the profile
 ) -> list[Cell]:
     "The runs of one protocol: every fold, variant and seed."
-    if unknown := set(variants) - set(VARIANTS): raise InputError(
-        f"variant {min(unknown)!r} is unknown; use some of {', '.join(VARIANTS)}", 2)
+    check_names(protocol, variants)
     return [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes))
             for fold in data.folds(protocol) for hashes in [data_hashes(fold, data)] for v in variants for seed in seeds or profile.seeds]
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Template
 
-from .ablations import (PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, get_profile, is_made, load_frames, made_protocols,
+from .ablations import (check_names, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, get_profile, is_made, load_frames, made_protocols,
                               make_runs, prepare, protocol_runs, read_result, run)
 from .metrics import bootstrap, threshold_at_bpcer, threshold_at_eer
 from .parallel import Failure
@@ -128,6 +128,7 @@ def open_session(
     "Prepare the data of some protocols and make their missing runs."
     begun = time.perf_counter()
     chosen = get_profile(profile, _json(overrides))
+    for p, variants in protocols.items(): check_names(p, variants)   # before any work is done
     home = project_root(root)
     data_folder, runs = Path(data_root or home/"data"/chosen.name), Path(runs_dir or home/"runs")
     _check_folder(data_root)

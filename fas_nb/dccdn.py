@@ -218,7 +218,7 @@ def fuse(
                 setattr(module, name, _folded(child, torch.ones(child.weight.shape[0]).to(child.weight), None, form))
     return model.to(memory_format=torch.channels_last).requires_grad_(False)
 
-# %% ../nbs/31_dccdn.ipynb #c026
+# %% ../nbs/31_dccdn.ipynb #c027
 def save_model(
     model:nn.Module,  # `DCCDN` or `CDCN`, not folded
     path:str|Path,    # written whole or not at all
@@ -254,7 +254,7 @@ def load_model(
         f"load_model: the weights in {path} do not fit {about['network']} with {about['options']}; train it again") from error
     return model.eval(), about
 
-# %% ../nbs/31_dccdn.ipynb #c029
+# %% ../nbs/31_dccdn.ipynb #c030
 def export_onnx(
     model:nn.Module,        # `DCCDN` or `CDCN`, folded or not
     path:str|Path,          # written whole or not at all

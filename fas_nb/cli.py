@@ -75,9 +75,12 @@ def _synth_parser():
     return p
 
 def _synth(args):
-    from fas_nb.synthetic import render_dataset
-    for layout in args.layout.split(","):
-        root = render_dataset(layout.strip(), args.out, args.profile, args.seed, args.workers, args.scheduler, not args.quiet)
+    from fas_nb.synthetic import disk_estimate, render_dataset
+    layouts = [layout.strip() for layout in args.layout.split(",")]
+    sizes = {layout: disk_estimate(layout, args.profile)/1e6 for layout in layouts}
+    _say(f"about {sum(sizes.values()):.0f} MB of disk: " + ", ".join(f"{layout} {size:.0f}" for layout, size in sizes.items()))
+    for layout in layouts:
+        root = render_dataset(layout, args.out, args.profile, args.seed, args.workers, args.scheduler, not args.quiet)
         _say(f"{layout}: {root}")
 
 fas_synth = _command(_synth_parser, _synth)

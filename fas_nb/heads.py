@@ -18,7 +18,7 @@ import numpy as np
 from .vocab import MESH, Region
 
 # %% ../nbs/08_heads.ipynb #c005
-NAMESPACES = {"wmca": 12, "oulu_npu": 8, "casia_fasd": 12, "replay_attack": 9, "weights": 6, "masks": 8}
+NAMESPACES = {"wmca": 36, "oulu_npu": 16, "casia_fasd": 20, "replay_attack": 18, "weights": 40, "masks": 18}
 EXPRESSIONS = ("smile", "open", "frown", "blink")  # mouth corners up; jaw and brows; brows down and lips pressed; both eyes shut
 TRAITS = ("gender", "age", "african", "asian", "caucasian")
 MASKS = ("lips", "eyelids", "ears")  # of the skin texture
@@ -41,7 +41,7 @@ class HeadBank:
     offsets:np.ndarray     # float16 [heads, v, 3], a person = template + offset
     expressions:np.ndarray # float16 [4, v, 3], in the order of `EXPRESSIONS`
     triangles:np.ndarray   # uint16 [t, 3], corners (rows of `uv` and `vertex`)
-    part:np.ndarray        # uint8 [t]: 0 skin of the head, 1 neck and torso, 2 inside of mouth and sockets
+    part:np.ndarray        # uint8 [t]: 0 skin of the head, 1 neck and torso, 2 inside of mouth and sockets, 3 teeth
     uv:np.ndarray          # float32 [c, 2] texture coordinates of corners, row 0 of a texture has v = 0
     vertex:np.ndarray      # uint16 [c], the vertex under each corner
     eyes:np.ndarray        # float32 [heads, 2, 4], centre and radius of the left and the right eyeball
@@ -124,8 +124,9 @@ class Look:
     skin:tuple[float, float, float]
     hair:tuple[float, float, float]
     iris:tuple[float, float, float]
-    style:str            # `bald`, `short`, `full` or `long`
+    style:str            # `bald`, `short`, `full`, `curly` or `long`
     hairline:float       # metres that the hairline lies higher than the template's
+    temples:float        # how far it recedes beside the forehead, metres per metre
     volume:float         # metres that the hair stands off the scalp
     brows:float          # half thickness of the brows in metres
     brow_density:float   # 0-1
@@ -133,7 +134,7 @@ class Look:
     redness:float        # of cheeks, nose and ears
     pupil:float          # radians seen from the eye's centre
 
-_HAIR = np.array([[.018, .013, .010], [.040, .024, .014], [.12, .070, .035], [.24, .17, .085], [.25, .24, .23]])
+_HAIR = np.array([[.026, .019, .015], [.040, .024, .014], [.12, .070, .035], [.24, .17, .085], [.25, .24, .23]])
 _IRIS = np.array([[.060, .030, .016], [.11, .060, .028], [.07, .10, .055], [.065, .11, .16]])
 
 @lru_cache(maxsize=None)
@@ -148,9 +149,12 @@ def look_of(
     hair = _HAIR[rng.choice(5, p=(.8, .15, 0, 0, .05) if dark else (.25, .3, .25, .12, .08))]*rng.uniform(.8, 1.2)
     masculine = gender > .5
     style = str(rng.choice(("bald", "short", "full", "long"), p=(.12, .5, .33, .05) if masculine else (.0, .15, .35, .5)))
+    if style in ("short", "full") and rng.random() < .15 + .6*african: style = "curly"
+    volume = dict(bald=.0005, short=.006, full=.014, curly=.018, long=.008)[style]*rng.uniform(.7, 1.4)
+    temples = rng.uniform(.1, .4) if masculine and rng.random() < .6 else rng.uniform(.25, .6)
     return Look(
         tuple(skin), tuple(hair), tuple(_IRIS[rng.choice(4, p=(.75, .25, 0, 0) if dark else (.2, .3, .2, .3))]), style,
-        hairline=rng.uniform(-.006, .010), volume=dict(bald=.0005, short=.006, full=.014, long=.008)[style]*rng.uniform(.7, 1.3),
+        hairline=rng.uniform(-.007, .012), temples=temples, volume=volume,
         brows=rng.uniform(.0036, .0054) if masculine else rng.uniform(.0028, .0042), brow_density=rng.uniform(.55, .95),
         stubble=rng.uniform(.15, .9) if masculine and rng.random() < .55 else 0.,
         redness=rng.uniform(.4, 1.3), pupil=rng.uniform(.15, .22))
@@ -165,12 +169,13 @@ def _surface() -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # x, y, z of texel
 def hair_field(
     positions:tuple,  # x, y, z on the template, metres
     hairline:float=0., # metres that the line lies higher in front
+    temples:float=.35, # metres that it falls for each metre beside the forehead
 ) -> np.ndarray:      # metres above the hairline, negative on the face and neck
     "How far inside the scalp a place of the template lies."
     x, y, z = positions
     front = np.clip((-y - .12)/.06, 0, 1)
     line = np.interp(y, (-.205, -.18, -.150, -.132, -.118, -.100, -.085, -.045), (.783, .779, .757, .712, .717, .726, .690, .640))
-    return z - line - hairline*front + .35*np.maximum(np.abs(x) - .040, 0)*front
+    return z - line - hairline*front + temples*np.maximum(np.abs(x) - .040, 0)*front
 
 def brow_field(
     positions:tuple,   # x, y, z on the template, metres
@@ -212,7 +217,7 @@ def skin_regions(
     regions[neck_field(place) > 0] = Region.NECK
     brow = brow_field(place, look.brows) > 0
     regions[brow & (x > 0)], regions[brow & (x < 0)] = Region.LEFT_BROW, Region.RIGHT_BROW
-    if look.style != "bald": regions[hair_field(place, look.hairline) > 0] = Region.HAIR
+    if look.style != "bald": regions[hair_field(place, look.hairline, look.temples) > 0] = Region.HAIR
     regions[ears] = Region.EARS
     regions[lips] = Region.MOUTH
     return regions
@@ -253,11 +258,11 @@ def skin_albedo(
     cheeks, tip, chin = _spot((.043, -.185, .670), .017), _spot((0, -.225, .676), .013), _spot((0, -.205, .612), .014)
     blood = (.9*cheeks + .8*tip + .3*chin)[..., None] + .8*ears
     blood = np.clip(blood*(1 + .25*noise(shape, (24, 48), rng)[..., None]), 0, 1.3)*look.redness
-    albedo = skin*np.exp(detail*(noise(shape, (12, 24, 48, 96, 192), rng)[..., None]*(.030, .045, .050) - blood*(.0, .17, .15)))
+    albedo = skin*np.exp(detail*(noise(shape, (12, 24, 48, 96, 192), rng)[..., None]*(.040, .065, .070) - blood*(.02, .24, .20)))
     albedo *= 1 - detail*(.22*_spot((.031, -.205, .699), .009)[..., None] + .16*lids)
     if look.stubble:
         beard = _soft(np.minimum(.668 - place[2], -.105 - place[1]), .006)*_soft(.012 - np.abs(neck_field(place)+.05)+.045, .006)
-        beard = beard[..., None]*(1 - lips)*(.7 + .3*noise(shape, (128, 256), rng, fade=1)[..., None])
+        beard = beard[..., None]*(1 - lips)*(.75 + .15*noise(shape, ((96, 48), (768, 384)), rng, fade=1)[..., None])
         albedo *= 1 - (1 - .5*plain)*.55*look.stubble*np.clip(beard, 0, 1)
     moles = cv2.GaussianBlur((rng.random(shape) > .99993).astype(np.float32), (0, 0), 1.1)[..., None]
     albedo *= 1 - np.clip(4*moles, 0, .6)*detail
@@ -265,13 +270,15 @@ def skin_albedo(
     lash = np.zeros(shape, np.float32)
     for side in (1, -1):   # the rim of the lids lies closest to the eyeball
         gap = np.sqrt(sum((p - c)**2 for p, c in zip(place, (side*.0306, -.1919, .7149)))) - .0167
-        lash = np.maximum(lash, _soft(.0016 - gap, .0004)*(place[1] < -.18)*(.55 + .45*(place[2] > .7149)))
-    albedo *= 1 - .75*lash[..., None]
-    stroke = np.clip(.62 + .38*noise(shape, ((96, 384), (192, 384)), rng, fade=1), 0, 1)
-    brow = _soft(brow_field(place, look.brows) - .0004, .0006)*look.brow_density*(.55 + .45*stroke)
-    strand = np.clip(1 + .35*noise(shape, ((192, 24), (384, 48)), rng, fade=.9), .3, 2)[..., None]
-    fringe = hair_field(place, look.hairline) + .0016*noise(shape, ((256, 48), (384, 96)), rng)
-    scalp = _soft(fringe, .0012)*(1 - ears[..., 0])*(look.style != "bald")
+        lash = np.maximum(lash, _soft(.0022 - gap, .0004)*(place[1] < -.18)*(.55 + .45*(place[2] > .7149)))
+    albedo *= 1 - .88*lash[..., None]
+    single = noise(shape, ((192, 384), (384, 384), (768, 192)), rng, fade=1)      # hairs get rarer towards their line
+    hairs = lambda inside, width: _soft(_soft(inside, width) - .5 - .22*np.clip(single, -1.5, 1.5), .06)*(inside > -4*width)
+    brow = hairs(brow_field(place, look.brows), .0012)*look.brow_density
+    strands = ((48, 48), (96, 96), (192, 192)) if look.style == "curly" else ((192, 24), (384, 48))
+    strand = np.clip(1 + .35*noise(shape, strands, rng, fade=.9), .3, 2)[..., None]
+    edge = hair_field(place, look.hairline, look.temples) + .0022*noise(shape, ((24, 24), (48, 48)), rng)
+    scalp = hairs(edge, .0035)*(1 - ears[..., 0])*(look.style != "bald")
     albedo += brow[..., None]*(hair*.9 - albedo)
     albedo += scalp[..., None]*(hair*strand - albedo)
     if plain > .5: albedo = albedo + .3*plain*(skin - albedo)*(1 - scalp[..., None])
@@ -285,10 +292,11 @@ def eye_albedo(
     look, rng = look_of(head), np.random.default_rng([732, head])
     angle = ((np.arange(128) + .5)/128*np.pi)[:, None, None]
     fibres = .75 + .5*np.repeat(rng.random((1, 32, 1)), 4, 1)
-    white = np.array([.46, .42, .40])*(1 - .25*_soft(angle - .9, .15))
+    white = np.array([.38, .335, .315])*(1 - .35*_soft(angle - .8, .15))
     iris = np.array(look.iris)*fibres*(1 - .65*np.exp(-((angle - .40)/.05)**2))
     colour = white + _soft(.40 - angle, .012)*(iris - white)
-    return np.ascontiguousarray(colour*(1 - .97*_soft(look.pupil - angle, .010)), np.float32)
+    up = np.sin((np.arange(128) + .5)/128*2*np.pi)[None, :, None]*angle                     # the upper lid throws a shadow
+    return np.ascontiguousarray(colour*(1 - .97*_soft(look.pupil - angle, .010))*(1 - .5*_soft(up - .16, .06)), np.float32)
 
 # %% ../nbs/08_heads.ipynb #c027
 IRIS = .40   # radius of the iris in radians, seen from the centre of the eye

@@ -7,7 +7,8 @@ __all__ = ['PACKAGE', 'BANNERS', 'MARKS', 'LEARNT', 'SEGMENTERS', 'project_root'
            'run_notebook', 'Session', 'split_words', 'open_session', 'Entry', 'entry', 'published', 'columns_of',
            'our_row', 'table_blocks', 'detail_block', 'not_learnt', 'git_revision', 'made_by', 'unread',
            'write_atomically', 'page', 'picture', 'table_figure', 'protocol_file', 'build_table', 'oracle',
-           'build_protocol', 'reproduce', 'build_index', 'open_table', 'command_line', 'detail_frame', 'table_frames']
+           'ancestry_block', 'build_protocol', 'reproduce', 'build_index', 'open_table', 'command_line', 'detail_frame',
+           'table_frames']
 
 # %% ../nbs/51_reports.ipynb #c003
 import base64, io, json, math, os, platform, re, subprocess, sysconfig, time
@@ -22,9 +23,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import Template
 
-from .ablations import (check_names, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, get_profile, is_made, load_frames, made_protocols,
-                              make_runs, prepare, protocol_runs, read_result, run)
-from .metrics import bootstrap, threshold_at_bpcer, threshold_at_eer
+from .ablations import (PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, check_names, get_profile, is_made, load_frames,
+                              made_protocols, make_runs, prepare, protocol_runs, read_result, run)
+from .metrics import bootstrap, by_presentation, threshold_at_bpcer, threshold_at_eer
 from .parallel import Failure
 from .show import show_scores
 from .vocab import BONA_FIDE, SCHEMES, InputError
@@ -400,6 +401,34 @@ def oracle(
     rates = bootstrap(**arrays["test"], threshold=choose(**arrays["dev"]), rng=np.random.default_rng(0), replicates=1)
     return {k.upper(): float(r) for k, r in rates.items()}
 
+def ancestry_block(
+    session:Session,
+    cells:list[Cell],   # runs that were made, on rendered data
+) -> dict:              # a block of a page
+    "Error rates by the ancestry that rendered people were given, over the test presentations of some runs."
+    from fas_nb.synthetic import ancestry
+    parts = []
+    for c in cells:
+        if (threshold := read_result(c.spec, session.runs_dir)["presentation"]["threshold"]) is None: continue
+        scores = by_presentation(pd.read_parquet(session.runs_dir/c.spec.key()/"scores.parquet").query("split == 'test'"))
+        parts.append(scores.assign(score=scores.score - threshold))
+    table = pd.concat(parts, ignore_index=True)
+    table["ancestry"] = [ancestry(session.data.presentations[i]) for i in table.presentation]
+    rows, spans, mark = [], [], MARKS[session.data.origin]
+    for name, part in table.groupby("ancestry"):
+        rate = bootstrap(part.score.to_numpy(), part.species.to_numpy(str), 0., rng=np.random.default_rng(0), groups=part.subject.to_numpy(),
+                         acquired=part.acquired.to_numpy(bool), pooled=True)["hter"]
+        if rate.interval and part.subject.nunique() > 1: spans.append(rate.interval)
+        shown = {"value": f"{100*rate.value:.1f}", "mark": mark} if math.isfinite(rate.value) else {"empty": rate.reason, "value": "–"}
+        limits = {"value": " – ".join(f"{100*x:.1f}" for x in rate.interval), "mark": mark} if rate.interval else ""
+        rows.append([name, part.subject.nunique(), len(part), shown, limits])
+    apart = len(spans) > 1 and max(low for low, _ in spans) > min(high for _, high in spans)
+    return dict(heading="By ancestry of the rendered people", columns=["largest share", "identities", "presentations", "error, %", "95 %"], rows=rows,
+                note=("The intervals of two groups do not overlap: the result depends on ancestry. " if apart else
+                      "The intervals overlap: no dependence on ancestry beyond chance was seen. " if len(spans) > 1 else
+                      "Too few identities of different ancestry to compare. ")
+                + "Error: half of APCER over all attacks and BPCER, by presentation; interval: bootstrap over identities.")
+
 def build_protocol(
     protocol:str,         # `dataset/protocol`
     session:Session,      # opened for it
@@ -441,6 +470,7 @@ def build_protocol(
                    rows=[[*r[:4], {"text": r[4]}] for r in counts],
                    note="No face mesh found (mean mesh fitted to the face box instead), share of test frames: "
                         + ", ".join(f"{s} {100*np.mean(v):.0f} %" for s, v in sorted(missed.items()))),
+              *([ancestry_block(session, shown)] if shown and origin == "rendered" else []),
               detail_block(session, (protocol,), variants), *unread(session), made_by(session, command)]
     name = protocol_file(protocol)
     path = session.out/f"{name}.html"

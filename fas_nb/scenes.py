@@ -8,7 +8,7 @@ __all__ = ['TRACED', 'COMPOSED', 'FACE', 'WALL', 'FACE_BOX', 'CAMERAS', 'BOX_PER
            'shoot', 'portrait', 'Instrument', 'draw_instrument', 'recapture']
 
 # %% ../nbs/09_scenes.ipynb #c003
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -53,8 +53,9 @@ def draw_wall(
     *, rng:np.random.Generator,
 ) -> np.ndarray:  # float32 [384, 384, 3] reflectance
     "A wall: plain, striped, shelved, shaded or tiled, half of the time with pictures on it."
+    import cv2
     n = 384; y, x = np.mgrid[0:n, 0:n]/np.float32(n)
-    wall = np.ones((n, n, 3), np.float32)*np.clip(rng.uniform(.08, .75)*rng.normal(1, .10, 3), .03, .9)
+    wall = np.ones((n, n, 3), np.float32)*np.clip(rng.uniform(.06, .6)*rng.normal(1, .07, 3), .03, .9)
     wall *= (1 + .05*noise((n, n), (4, 16, 64), rng))[..., None]
     kind = rng.integers(5)
     if kind == 1: wall *= (1 - .25*((x*rng.integers(20, 60)) % 1 > .5))[..., None]
@@ -68,7 +69,7 @@ def draw_wall(
         for _ in range(rng.integers(1, 4)):
             (a, b), (h, w) = rng.integers(n//3, 2*n//3, 2), rng.integers(10, 50, 2)
             wall[a:a + h, b:b + w] = rng.uniform(.03, .7)*np.clip(rng.normal(1, .2, 3), .3, 1.7)
-    return np.clip(wall, .01, .9)
+    return cv2.GaussianBlur(np.clip(wall, .01, .9), (0, 0), rng.uniform(.3, 3))    # out of focus: a texel is a centimetre
 
 def draw_surroundings(
     *, rng:np.random.Generator,
@@ -110,11 +111,12 @@ def draw_pinhole(
     size:tuple[int, int],  # (width, height) pixels
     target:np.ndarray,     # float [3], what it looks at
     box:float=FACE_BOX,    # side of the face box at the target, metres
+    fov:float=26.,         # horizontal field of view, degrees; drawn within a third of it
     *, rng:np.random.Generator,
 ) -> Pinhole:
     "A camera before a face; the face box fills 56 to 67 % of the frame's width (or 4/5 of its height where that is less)."
     extent = min(size[0], .8*size[1])
-    focal = size[0]/2/np.tan(np.radians(rng.uniform(18, 34))/2)
+    focal = size[0]/2/np.tan(np.radians(fov*rng.uniform(.7, 1.3))/2)
     distance = focal*box/(rng.uniform(.56, .67)*extent)
     azimuth, elevation, roll = rng.normal(0, (.07, .06, .03))
     back = np.array([np.sin(azimuth)*np.cos(elevation), -np.cos(azimuth)*np.cos(elevation), np.sin(elevation)])
@@ -136,19 +138,21 @@ class CameraModel:
     shoulder:float=.7       # 0 clips highlights, 1 rolls them off like film
     contrast:float=1.2      # slope of the tone curve at middle grey, log-log
     saturation:float=1.
+    quality:int=90          # of the JPEG or video compression, 0-100
+    fov:float=26.           # horizontal field of view of the part that is recorded, degrees
 
 CAMERAS = {camera.name: camera for camera in (
-    CameraModel("sr300", key=.28, warmth=-.02, blur=.55, noise=.0009, saturation=.9),
-    CameraModel("phone1", key=.31, warmth=.01, blur=.40, noise=.0005, saturation=1.1),
-    CameraModel("phone2", key=.29, warmth=.04, blur=.50, noise=.0007, saturation=1.0),
-    CameraModel("phone3", key=.33, warmth=-.03, blur=.45, noise=.0006, saturation=1.15),
-    CameraModel("phone4", key=.27, warmth=0., blur=.65, noise=.0010, saturation=.95),
-    CameraModel("phone5", key=.30, warmth=.05, blur=.55, noise=.0012, shoulder=.4, saturation=1.05),
-    CameraModel("phone6", key=.32, warmth=-.05, blur=.45, noise=.0008, shoulder=.9, saturation=1.0),
-    CameraModel("webcam", key=.29, warmth=.02, balance=.3, blur=.75, noise=.0014, shoulder=.3, saturation=.85),
-    CameraModel("casia_low", key=.28, warmth=.05, balance=.3, blur=.95, noise=.0022, shoulder=.2, saturation=.8),
-    CameraModel("casia_normal", key=.30, warmth=.0, blur=.65, noise=.0010, shoulder=.5, saturation=.95),
-    CameraModel("casia_high", key=.31, warmth=.0, balance=.7, blur=.40, noise=.0004, shoulder=.9, saturation=1.05))}
+    CameraModel("sr300", key=.28, warmth=-.02, blur=.55, noise=.0009, saturation=.9, quality=95, fov=24),
+    CameraModel("phone1", key=.31, warmth=.01, blur=.40, noise=.0005, saturation=1.1, quality=90, fov=26),
+    CameraModel("phone2", key=.29, warmth=.04, blur=.50, noise=.0007, saturation=1.0, quality=86, fov=28),
+    CameraModel("phone3", key=.33, warmth=-.03, blur=.45, noise=.0006, saturation=1.15, quality=90, fov=25),
+    CameraModel("phone4", key=.27, warmth=0., blur=.65, noise=.0010, saturation=.95, quality=80, fov=30),
+    CameraModel("phone5", key=.30, warmth=.05, blur=.55, noise=.0012, shoulder=.4, saturation=1.05, quality=78, fov=29),
+    CameraModel("phone6", key=.32, warmth=-.05, blur=.45, noise=.0008, shoulder=.9, saturation=1.0, quality=88, fov=27),
+    CameraModel("webcam", key=.29, warmth=.02, balance=.3, blur=.75, noise=.0014, shoulder=.3, saturation=.85, quality=72, fov=31),
+    CameraModel("casia_low", key=.28, warmth=.05, balance=.3, blur=.95, noise=.0022, shoulder=.2, saturation=.8, quality=68, fov=27),
+    CameraModel("casia_normal", key=.30, warmth=.0, blur=.65, noise=.0010, shoulder=.5, saturation=.95, quality=82, fov=25),
+    CameraModel("casia_high", key=.31, warmth=.0, balance=.7, blur=.40, noise=.0004, shoulder=.9, saturation=1.05, quality=92, fov=21))}
 
 def _encoded(linear): return np.where(linear <= .0031308, 12.92*linear, 1.055*np.maximum(linear, 1e-9)**(1/2.4) - .055)
 
@@ -165,11 +169,13 @@ def develop(
     "The picture a camera takes."
     import cv2
     stack = np.atleast_2d(radiance)[None] if radiance.ndim == 3 else radiance
-    light = np.log(stack.mean(-1) + 1e-3).mean()
+    y, x = (np.linspace(-1, 1, n)**2 for n in stack.shape[1:3])
+    centre = .1 + np.exp(-(y[:, None] + x)/.3)                    # cameras expose for what is in the middle
+    light = np.average(np.log(stack.mean(-1) + 1e-3).mean(0), weights=centre)
     mean = stack.reshape(-1, 3).mean(0)
     tint = device.balance*np.log(mean.mean()/mean) + rng.normal(0, .025, 3) + device.warmth*np.array([1, 0, -1])
-    gain = device.key*np.exp(rng.normal(0, .10) - light)*np.exp(np.clip(tint - tint.mean(), -.15, .15))
-    blur = device.blur*rng.uniform(.8, 1.25)
+    gain = device.key*np.exp(rng.normal(-.25, .12) - light)*np.exp(np.clip(tint - tint.mean(), -.15, .15))
+    blur, quality = device.blur*rng.uniform(.8, 1.6), int(device.quality + rng.integers(-6, 5))
     pictures = []
     for frame in stack:
         light = cv2.GaussianBlur(np.clip(frame*gain, 0, 30).astype(np.float32), (0, 0), blur)
@@ -178,7 +184,9 @@ def develop(
         light = .18*(light/.18)**device.contrast
         light = np.maximum(light.mean(-1, keepdims=True)*(1 - device.saturation) + light*device.saturation, 0)
         light = light + rng.standard_normal(light.shape, np.float32)*np.sqrt(device.noise*light + (.6*device.noise)**2 + 1e-6)
-        pictures.append((np.clip(_encoded(np.clip(light, 0, 1)), 0, 1)*255 + .5).astype(np.uint8))
+        picture = (np.clip(_encoded(np.clip(light, 0, 1)), 0, 1)*255 + .5).astype(np.uint8)
+        jpeg = cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+        pictures.append(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1])
     return np.stack(pictures) if radiance.ndim == 4 else pictures[0]
 
 # %% ../nbs/09_scenes.ipynb #c018
@@ -234,10 +242,11 @@ def _rgb(values) -> dict: return {"type": "rgb", "value": [float(v) for v in val
 
 def _matte(colour): return _mitsuba().load_dict({"type": "twosided", "inner": {"type": "diffuse", "reflectance": colour}})
 
-def _glossy(colour, alpha:float, ior:float=1.45):
-    return _mitsuba().load_dict({"type": "twosided", "inner": {
-        "type": "roughplastic", "distribution": "ggx", "diffuse_reflectance": colour,
-        "alpha": float(alpha), "int_ior": float(ior), "nonlinear": False}})
+def _coat(colour, alpha:float, ior:float=1.45, shine=1.):
+    return {"type": "roughplastic", "distribution": "ggx", "diffuse_reflectance": colour, "specular_reflectance": shine,
+            "alpha": float(alpha), "int_ior": float(ior), "nonlinear": False}
+
+def _glossy(colour, alpha:float, ior:float=1.45): return _mitsuba().load_dict({"type": "twosided", "inner": _coat(colour, alpha, ior)})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
@@ -285,6 +294,12 @@ def _corners(values): return values[head_bank().vertex]
 @lru_cache(maxsize=1)
 def _template(): return _corners(head_bank().template.astype(float))
 
+@lru_cache(maxsize=1)
+def _template_points():
+    "The landmarks of the template, float [468, 3]."
+    bank = head_bank()
+    return (bank.template[bank.mesh_vertices]*bank.mesh_weights[..., None]).sum(1)
+
 @lru_cache(maxsize=4)
 def _neckline(kind):
     "The neck above the neckline and the garment below it."
@@ -297,18 +312,30 @@ def _hair_height(head):
     "How far each vertex is lifted by hair, metres."
     look, rng = look_of(head), np.random.default_rng([733, head])
     template = head_bank().template.astype(float)
-    field = hair_field(tuple(template.T), look.hairline)
-    ripple = np.sin(template @ rng.normal(0, 220, (3, 3))).mean(1)
-    lifted = look.volume*np.clip(field/.022, 0, 1)**.7*(1 + .30*ripple)*np.clip(1 + (template[:, 2] - .78)/.12, .55, 1.4)
+    field = hair_field(tuple(template.T), look.hairline, look.temples)
+    curls = look.style == "curly"
+    ripple = np.sin(template @ rng.normal(0, 320 if curls else 220, (3, 3))).mean(1)
+    lifted = look.volume*np.clip(field/.022, 0, 1)*(1 + (.5 if curls else .3)*ripple)*np.clip(1 + (template[:, 2] - .78)/.12, .55, 1.4)
     scalp = np.zeros(len(template), bool); scalp[head_bank().vertex[_part(0)]] = True
     ears = np.zeros(len(template), bool); uv, mask = head_bank().uv, head_bank().masks[2]
     texel = (np.clip(uv, 0, .9999)*mask.shape[::-1]).astype(int)
     ears[head_bank().vertex[mask[texel[:, 1], texel[:, 0]] > 40]] = True
     return np.where(scalp & ~ears, lifted, 0)
 
+@lru_cache(maxsize=1)
+def _pores():
+    "The relief of skin, the same for everybody, heights around 0."
+    return noise((768, 384), ((192, 96), (384, 192), (768, 384)), np.random.default_rng(735), fade=1.1)[..., None]
+
 @lru_cache(maxsize=24)
 def _skin(head, plain, alpha, ior):
-    return _glossy(_bitmap(skin_albedo(head, plain)), alpha, ior)
+    "The surface of a head: its colours, and its pores where it is alive."
+    import cv2
+    hairy = cv2.GaussianBlur((skin_regions(head) == Region.HAIR).astype(np.float32), (0, 0), 2)[..., None]
+    shine = (1 - .8*hairy)*np.clip(1 + .2*(1 - plain)*_pores(), .3, 1.7)*.8      # hair that is cut short scatters, it does not shine
+    coat = _coat(_bitmap(skin_albedo(head, plain)), alpha, ior, _bitmap(np.minimum(shine, 1)))
+    relief = {"type": "bumpmap", "arbitrary": _bitmap(_pores()), "scale": 4e-5*(1 - plain), "inner": coat}
+    return _mitsuba().load_dict({"type": "twosided", "inner": relief})
 
 @lru_cache(maxsize=64)
 def _eye(head, painted):
@@ -318,15 +345,15 @@ def _eye(head, painted):
 def _fabric(rng):
     "A garment's colour."
     colour = rng.uniform(.03, .5)*np.clip(rng.normal(1, .25, 3), .3, 1.7); n = 192
-    pattern = 1 + .10*noise((n, n), (48, 96), rng, fade=1)
+    pattern = 1 + .05*noise((n, n), (8, 48, 192), rng, fade=.9)
     if rng.random() < .35: pattern *= 1 - rng.uniform(.2, .6)*((np.arange(n)*rng.integers(8, 30)/n % 1 > .5)[:, None])
     return _matte(_bitmap(np.clip(pattern[..., None]*colour, .01, .9)))
 
-def _person(head, rng, *, plain=0., smooth=0, alpha=.38, ior=1.40, hair=True, painted=False, covered=False):
+def _person(head, rng, *, plain=0., smooth=0, alpha=.33, ior=1.48, hair=True, painted=False, covered=False):
     "Dress a body in skin, hair and a garment; a `covered` head shows only what is around the eyes."
     look, bank = look_of(head), head_bank()
     skin, neck = _skin(head, plain, alpha, ior), _glossy(_rgb(look.skin), alpha, ior)
-    inside, eye, fabric = _matte(_rgb((.10, .025, .022))), _eye(head, painted), _fabric(rng)
+    inside, tooth, eye, fabric = _matte(_rgb((.10, .025, .022))), _glossy(_rgb((.58, .53, .45)), .25), _eye(head, painted), _fabric(rng)
     bare, clothed = _neckline(int(rng.random() < .4))
     x, y, z = _template().T
     seen = _part(0)[((np.hypot(np.abs(x) - .0306, z - .7149) < .026) & (y < -.15))[_part(0)].all(1)] if covered else _part(0)
@@ -341,7 +368,8 @@ def _person(head, rng, *, plain=0., smooth=0, alpha=.38, ior=1.40, hair=True, pa
         parts = [_Part(_mesh(skin, points, normals, bank.uv, seen), skin_regions(head)),
                  _Part(_mesh(neck, bare(points), bare(normals), bare(bank.uv), bare.triangles), Region.NECK),
                  _Part(_mesh(fabric, clothed(wide), clothed(normals), clothed(planar), clothed.triangles), Region.BACKGROUND),
-                 _Part(_mesh(inside, points, normals, bank.uv, _part(2)), Region.MOUTH)]
+                 _Part(_mesh(inside, points, normals, bank.uv, _part(2)), Region.MOUTH),
+                 _Part(_mesh(tooth, points, normals, bank.uv, _part(3)), Region.MOUTH)]
         return parts + _eyeballs(body, eye), None
     return dress
 
@@ -392,8 +420,10 @@ def _with_glasses(rng, attack=False):
     wide, high = rng.uniform(.023, .028), rng.uniform(.018, .024)
     if attack: wide, high = wide*1.06, high*1.12
     power, radius = rng.uniform(2, 4), rng.uniform(.0022, .0042) if attack else rng.uniform(.0009, .0022)
+    paper = attack and rng.random() < .35          # cut out of printed paper: flat and broad
+    if paper: wide, high, radius = wide*1.12, high*1.2, rng.uniform(.004, .006)
     colour = rng.uniform(.02, .7, 3) if attack and rng.random() < .6 else rng.uniform(.01, .10)*np.ones(3)
-    frame, eyes = _glossy(_rgb(colour), .15), [_glossy(_bitmap(_printed_eye(rng)), .3)]*2
+    frame, eyes = _glossy(_rgb(np.maximum(colour, .5) if paper else colour), .5 if paper else .15), [_glossy(_bitmap(_printed_eye(rng)), .3)]*2
     angle = np.linspace(0, 2*np.pi, 25)[:-1]
     shape = np.abs(np.cos(angle))**power + np.abs(np.sin(angle))**power
     outline = np.stack([np.cos(angle)*wide, 0*angle, np.sin(angle)*high], 1)*shape[:, None]**(-1/power)
@@ -429,15 +459,15 @@ def _with_long_hair(head, rng, wig=False):
                         (.35, .10, .25)])
     colour = colours[draw.choice(7, p=(.2, .25, .13, .2, .1, .06, .06))] if wig else colours[0]
     volume, drop = draw.uniform(.010, .022) + .008*wig, draw.uniform(.05, .19)
-    rows, columns = 30, 80
+    rows, columns = 30, 120
     azimuth = np.linspace(-np.pi, np.pi, columns)                     # 0 is the back of the head
-    degrees = np.degrees(np.abs(azimuth)); fringe = draw.uniform(.58, .70) + .06*wig
-    lock = noise((1, columns), ((1, 20), (1, 40)), draw)[0]
+    degrees = np.degrees(np.abs(azimuth)); fringe = draw.uniform(.60, .88) + .06*wig
+    lock = noise((1, columns), ((1, 10), (1, 60)), draw)[0]
     wave = noise((rows, columns), ((3, 16), (4, 36)), draw)
     lock[-1], wave[:, -1] = lock[0], wave[:, 0]                       # the sheet closes at the parting
-    strands = noise((128, 512), ((3, 128), (5, 256), (6, 480)), draw, fade=.9)[..., None]
-    texture = np.clip(colour*(1 + (.30 if wig else .42)*strands), .004, .9)
-    surface = _glossy(_bitmap(texture), .20 if wig else .34, 1.55)
+    strands = noise((128, 512), ((2, 96), (3, 256), (5, 480)), draw, fade=1)[..., None]
+    texture = np.clip(colour*np.exp((.35 if wig else .55)*strands), .004, .9)
+    surface = _glossy(_bitmap(texture), .25 if wig else .4, 1.45 if wig else 1.3)
     s = np.linspace(.02, 1, rows)[:, None]
     uv = np.stack(np.broadcast_arrays(np.linspace(0, 1, columns), s), -1).reshape(-1, 2)
     cell = np.arange(rows*columns).reshape(rows, columns)
@@ -451,7 +481,7 @@ def _with_long_hair(head, rng, wig=False):
         back, front = scalp[:, 1].max() - centre[1] + volume, centre[1] - scalp[:, 1].min() + .6*volume
         quarter = np.pi/2*axes[2]
         length = np.interp(degrees, (0, 90, 112, 128, 150, 180), quarter*np.array([1, 1, .95, .80, fringe + .02, fringe])
-                           ) + drop*np.interp(degrees, (92, 110), (1, 0)) + (.006*lock)
+                           ) + drop*np.interp(degrees, (92, 110), (1, 0)) + .004*lock
         path = s*length
         polar, below = np.minimum(path/quarter, 1)*np.pi/2, np.maximum(path - quarter, 0)
         deep = np.where(np.cos(azimuth) > 0, back, front)
@@ -470,12 +500,16 @@ _HOLLOW = np.full(256, Region.INSTRUMENT, np.uint8); _HOLLOW[Region.HAIR] = Regi
 
 def _mask_cut(kind, rng):
     "The corners of the face that a mask covers."
-    (x, y, z), reach = _template().T, rng.uniform(.95, 1.05)
-    hole = np.hypot((np.abs(x) - .0306)/rng.uniform(.018, .022), (z - .7149)/rng.uniform(.0105, .0135)) - 1
+    (x, y, z), reach = _template().T, rng.uniform(.96, 1.08)
+    hole = np.hypot((np.abs(x) - .0306)/rng.uniform(.0155, .019), (z - .7149)/rng.uniform(.008, .0115)) - 1
     holes = np.where(y < -.15, hole*.012, 1.)
     if kind == Species.FLEXIBLEMASK: return cut_mesh(_part(0), np.minimum(holes, hole*.012 + (y > -.15)))
-    oval = 1 - np.hypot(x/(.069*reach), (z - .692)/(.094*reach))
-    return cut_mesh(_part(0), np.minimum.reduce([holes, oval*.07, -.122 - y]))
+    if rng.random() < .6:                                                              # a slit between the lips
+        lips = _template_points()[[13, 14]].mean(0)
+        holes = np.minimum(holes, np.where(y < -.15, np.hypot(x/rng.uniform(.012, .020), (z - lips[2])/rng.uniform(.0015, .003)) - 1, 1)*.003)
+    oval = 1 - np.hypot(x/(.073*reach), (z - .692)/(.097*reach))
+    if (part := rng.random()) < .2: oval = np.minimum(oval, 12*(z - .668 if part < .12 else .690 - z))   # half masks
+    return cut_mesh(_part(0), np.minimum.reduce([holes, oval*.07, -.114 - y]))
 
 @lru_cache(maxsize=1)
 def _texel_normals():
@@ -487,33 +521,34 @@ def _texel_normals():
     normals = _corners(vertex_normals(head_bank().template.astype(float)))[near].mean(1)
     return cv2.resize(normals.reshape(small.shape).astype(np.float32), surface.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
-def _mask_surface(kind, face, rng):
-    "What a mask is made of."
-    albedo = skin_albedo(face, .6)
+def _mask_surface(kind, face, wearer, rng):
+    "What a mask is made of; its tone is nearer to the wearer's than chance would have it."
+    match = (np.array(look_of(wearer).skin)/look_of(face).skin)**rng.uniform(.3, 1)
+    albedo = np.clip(skin_albedo(face, .3)*match, .004, .9)
     if kind == Species.PAPERMASK:   # a photo of the face: light baked into the picture, the gamut of ink on paper
         light = np.array([rng.normal(0, .5), -1, rng.uniform(.1, .8)]); light /= np.linalg.norm(light)
         shade = np.clip(_texel_normals() @ light, 0, 1)*.8 + .35
-        picture = np.clip(skin_albedo(face)*shade[..., None]*rng.uniform(1.1, 1.6), 0, 1)
+        picture = np.clip(skin_albedo(face)*match*shade[..., None]*rng.uniform(.9, 1.4), 0, 1)
         return _glossy(_bitmap(.02 + .80*picture), rng.uniform(.3, .5), 1.35)
     if kind == Species.RIGIDMASK:   # painted resin, sometimes in a single colour
-        tint = np.exp(rng.normal(0, .10, 3)); plain = rng.random() < .3
+        tint = np.exp(rng.normal(0, .10, 3)); plain = rng.random() < .1
         paint = np.ones_like(albedo)*rng.uniform(.25, .7) if plain else albedo
-        return _glossy(_bitmap(np.clip(paint*tint, .01, .9)), rng.uniform(.10, .22), 1.6)
+        return _glossy(_bitmap(np.clip(paint*tint, .01, .9)), rng.uniform(.15, .35), 1.5)
     return _glossy(_bitmap(np.clip(albedo*np.exp(rng.normal(0, .05, 3)), .01, .9)), rng.uniform(.20, .30), 1.5)   # silicone
 
-def _with_mask(kind, rng, worn):
+def _with_mask(kind, wearer, rng, worn):
     "Dress a body in a paper, rigid or flexible mask."
-    bank, face = head_bank(), int(rng.choice(head_ids("masks"))) if worn is None else worn
-    cut, surface, scale = _mask_cut(kind, rng), _mask_surface(kind, face, rng), rng.uniform(1.0, 1.04)
-    gap = {Species.PAPERMASK: .005, Species.RIGIDMASK: .007, Species.FLEXIBLEMASK: .003}[kind]
+    bank, face = head_bank(), worn
+    cut, surface, scale = _mask_cut(kind, rng), _mask_surface(kind, face, wearer, rng), rng.uniform(1.0, 1.04)
+    gap = {Species.PAPERMASK: .003, Species.RIGIDMASK: .0035, Species.FLEXIBLEMASK: .0025}[kind]
     regions = _HOLLOW[skin_regions(face)] if kind == Species.FLEXIBLEMASK else Region.INSTRUMENT
-    other = head_shape(face)
+    other = head_shape(face, dict(smile=rng.uniform(0, .5), open=max(0, rng.uniform(-.3, .6)), frown=max(0, rng.uniform(-.5, .4))))
 
     def dress(body):
         if kind == Species.PAPERMASK: shell = smoothed(body.rest, 25)
         else:
             middle = bank.eyes[body.head][:, :3].mean(0)
-            shell = smoothed((other - middle)*scale + middle, 4)
+            shell = smoothed((other - middle)*scale + middle, 2)
             if kind == Species.FLEXIBLEMASK: shell = .5*shell + .5*smoothed(body.rest, 3)
         normals = vertex_normals(shell); shell = shell + normals*gap
         normals = vertex_normals(body.rest)
@@ -530,14 +565,58 @@ def _puppet(head, rng):
     "A modelled head: no detail, painted eyes, matte or glossy paint."
     return _person(head, rng, plain=.95, smooth=3, alpha=rng.uniform(.14, .4), ior=1.5, hair=False, painted=True)
 
+def _quad(centre, half, roll, bsdf):
+    "A rectangle that faces the camera: middle, (half width, half height), radians."
+    mi = _mitsuba(); T = mi.ScalarTransform4f
+    place = T().translate(list(map(float, centre))) @ T().rotate([0, 1, 0], float(np.degrees(roll))) @ T().rotate([1, 0, 0], 90)
+    return _Part(mi.load_dict({"type": "rectangle", "to_world": place @ T().scale([*map(float, half), 1]), "bsdf": bsdf}), Region.BACKGROUND)
+
+def _clutter(pinhole, skin, rng):
+    """What else is in the picture: a framed board behind, a hand with a phone or a paper beside the face. As often with a bona
+    fide face as with a worn attack, and about as often as prints and screens have borders and fingers."""
+    mi, parts = _mitsuba(), []
+    reach = np.linalg.norm(pinhole.matrix[:3, 3] - FACE)
+    if rng.random() < .55:
+        gap = rng.uniform(.30, .42); far = (reach + gap)/reach
+        half = FACE_BOX*far*rng.uniform(.65, 1.)*np.array([1, rng.uniform(1.1, 1.5)])
+        middle, roll = FACE + (0, gap, .01) + rng.normal(0, (.02, 0, .03)), rng.normal(0, .05)
+        frame = np.array([(.86, .85, .82), (.02, .02, .02), (.45, .45, .45), (.20, .11, .05)])[rng.choice(4, p=(.45, .3, .1, .15))]
+        a, b = rng.integers(0, 192, 2)
+        picture = draw_wall(rng=rng)[a:a + 192, b:b + 192] if rng.random() < .7 else draw_wall(rng=rng)[a:a + 48, b:b + 48]
+        parts += [_quad(middle, half + far*rng.uniform(.005, .02), roll, _matte(_rgb(frame))),
+                  _quad(middle - (0, .002, 0), half, roll, _matte(_bitmap(picture)))]
+    flesh, nail = _glossy(_rgb(skin), .4, 1.4), _glossy(_rgb(.6*np.array(skin) + (.16, .10, .09)), .2)
+    for side in (-1, 1):
+        if rng.random() > .25: continue
+        edge, height, count = FACE_BOX*rng.uniform(.55, .85), rng.uniform(-.09, .07), int(rng.integers(1, 5))
+        tips = [np.array([side*(edge + .004*abs(j - 1.3)), FACE[1] - .004*j, FACE[2] + height + .018*j]) for j in range(count)]
+        tubes = [_tube([tip, tip + (side*.03, -.001, -.002), tip + (side*.07, 0, -.004)], .0086, False, 10) for tip in tips]
+        knuckles = [tip + (side*.07, .002, -.004) for tip in (tips[0], tips[-1])]
+        wrist = (knuckles[0] + knuckles[-1])/2 + (side*.09, .01, -.08)
+        tubes += [_tube([knuckle + (0, .004, 0), wrist + (0, .004, 0)], .014, False, 10) for knuckle in knuckles]
+        points, triangles = _joined(tubes)
+        parts.append(_Part(_mesh(flesh, points, _normals(points, triangles), points[:, :2], triangles), Region.BACKGROUND))
+        ball = lambda centre, radius, bsdf: _Part(mi.load_dict({"type": "sphere", "center": centre.tolist(), "radius": radius, "bsdf": bsdf}), Region.BACKGROUND)
+        parts += [ball(tip, .0086, flesh) for tip in tips] + [ball(tip + (side*.001, -.0042, .0005), .0052, nail) for tip in tips]
+        kind = rng.choice(("phone", "paper", "none"), p=(.4, .4, .2))
+        half = {"phone": (.036, .075), "paper": (rng.uniform(.03, .08), rng.uniform(.05, .12))}.get(kind)
+        if half is None: continue
+        stuff = _glossy(_rgb((.02, .02, .022)), .15) if kind == "phone" else _matte(_rgb(rng.uniform(.35, .75)*np.array([1, .99, .96])))
+        held = tips[count//2] + (side*(half[0] - .012), .014, -rng.uniform(0, .05))
+        parts.append(_quad(held, half, rng.normal(0, .12), stuff))
+    return parts
+
 def _costume(species, head, rng, worn=None):
     "All that is put before the camera: functions from a body to parts."
     glasses = rng.random() < .3
     if species == Species.FAKEHEAD: layers = [_puppet(head, rng)]
     else: layers = [_person(head, rng, hair=species != Species.WIG, covered=species == Species.FLEXIBLEMASK)]
     if species == Species.WIG: layers.append(_with_long_hair(head, rng, wig=True))
-    elif look_of(head).style == "long" and species != Species.FLEXIBLEMASK: layers.append(_with_long_hair(head, rng))
-    if species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK): layers.append(_with_mask(species, rng, worn))
+    masked = species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK)
+    if masked and worn is None: worn = int(rng.choice(head_ids("masks")))
+    top = worn if species == Species.FLEXIBLEMASK else head             # whose hair is seen
+    if species != Species.WIG and look_of(top).style == "long": layers.append(_with_long_hair(top, rng))
+    if masked: layers.append(_with_mask(species, head, rng, worn))
     if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True))
     elif glasses and species not in (Species.PAPERMASK, Species.RIGIDMASK): layers.append(_with_glasses(rng))
     return layers
@@ -598,7 +677,7 @@ def _motion(clip, species, rng):
     base, sway = rng.normal(0, (.14, .08, .04)), rng.normal(0, (.04, .03, .015))
     phase, pace = rng.uniform(0, 2*np.pi, 6), rng.uniform(.35, .9, 6)
     smile, jaw, frown = rng.uniform(0, (.5, .6, .6))*(rng.random(3) < (.6, .35, .3))
-    lids, look = rng.uniform(-.05, .10), rng.normal(0, (.10, .05))
+    lids, look = rng.uniform(-.02, .12), rng.normal(0, (.10, .05))
     for t in range(clip):
         wave = np.sin(phase + pace*t)
         closed = rng.uniform(.5, .9) if rng.random() < .05 else 0
@@ -622,18 +701,20 @@ def shoot(
     clip:int=1,                # frames of this presentation
     surroundings:Surroundings|None=None, # drawn from `rng` where `None`
     worn:int|None=None,        # head whose face a mask shows; one of the namespace `masks`, drawn from `rng`, where `None`
+    fov:float=26.,             # of the camera, degrees
 ) -> list[Shot]:
     "Present a bona fide face, or an attack that is worn, to a camera."
     if species not in TRACED: raise ValueError(
         f"shoot: species {species!r} is not traced; use one of {', '.join(TRACED)}, or `recapture` for {', '.join(COMPOSED)}")
     stage, wall = _stage(surroundings or draw_surroundings(rng=rng))
     layers = _costume(Species(species), head, rng, worn)
-    pinhole = draw_pinhole(size, FACE, rng=rng)
+    pinhole = draw_pinhole(size, FACE, fov=fov, rng=rng)
+    still = [wall, *_clutter(pinhole, look_of(head).skin, rng)]
     shots = []
     for face, turn, gaze in _motion(clip, species, rng):
         body = _body(head, face, turn, gaze)
         dressed = [layer(body) for layer in layers]
-        parts = [wall] + [part for parts, _ in dressed for part in parts]
+        parts = still + [part for parts, _ in dressed for part in parts]
         surface = next((s for _, s in dressed[::-1] if s is not None), body.vertices)
         radiance, hits, scene = _trace(stage, parts, pinhole, spp, int(rng.integers(2**31)))
         points = _pixels(mesh_points(surface, body.eyes, body.gaze), pinhole)
@@ -665,8 +746,8 @@ class Instrument:
     "A sheet or a screen that shows a face."
     support:str             # `hand` or `fixed`
     emits:bool              # a screen
-    white:np.ndarray        # float [3], reflectance of paper or radiance of a lit screen
-    black:float             # of the ink (share of white), or radiance of a dark screen
+    white:np.ndarray        # float [3], reflectance of paper; of a screen its radiance, in that of white paper in the same place
+    black:float             # of ink or of a dark screen, share of white
     saturation:float        # of the colours it can show
     gloss:float             # roughness of the surface, smaller is shinier
     border:float            # metres of white margin or bezel
@@ -689,9 +770,9 @@ def draw_instrument(
     screen, bent = species == Species.REPLAY, species == Species.WARPED
     drawn = dict(
         support="hand" if rng.random() < .7 else "fixed", emits=screen,
-        white=rng.uniform(.55, 1.4)*np.array([.95, 1, 1.05]) if screen else rng.uniform(.75, .90)*np.array([1, .99, .96]),
+        white=rng.uniform(.4, .85)*np.array([1., 1, 1.]) if screen else rng.uniform(.75, .90)*np.array([1, .99, .96]),
         black=rng.uniform(.004, .015) if screen else rng.uniform(.010, .035),
-        saturation=rng.uniform(.85, 1.1) if screen else rng.uniform(.78, 1.0),
+        saturation=rng.uniform(1., 1.25) if screen else rng.uniform(.9, 1.15),
         gloss=rng.uniform(.05, .20) if screen else rng.uniform(.15, .30) if rng.random() < .5 else rng.uniform(.4, .6),
         border=rng.uniform(.006, .020) if screen else rng.uniform(.005, .02) if rng.random() < .6 else 0.,
         frame=np.full(3, rng.choice((.02, .03, .45))) if screen else np.array([.86, .85, .82]),
@@ -770,7 +851,7 @@ def _box(points):
     oval = points[list(MESH["oval"]), :2]
     return (oval.min(0) + oval.max(0))/2, float(np.ptp(oval, axis=0).max()*BOX_PER_OVAL)
 
-BOX_PER_OVAL = .91   # measured in `bench/build_heads`
+BOX_PER_OVAL = .92   # measured in `bench/build_heads`
 
 def recapture(
     source:Shot|list[Shot],     # what is shown; a clip moves on a screen
@@ -780,6 +861,7 @@ def recapture(
     clip:int=1,                 # frames of this presentation
     instrument:dict|None=None,  # decided fields of `Instrument`; `cut` needs `wearer`
     surroundings:Surroundings|None=None, # drawn from `rng` where `None`
+    fov:float=26.,              # of the camera, degrees
 ) -> list[Shot]:
     "Present a picture of a face to a camera: on paper, on a screen, bent, or with eye holes."
     if species not in COMPOSED: raise ValueError(
@@ -790,10 +872,13 @@ def recapture(
         f"`cut`, and only `cut`, takes instrument={{'wearer': a bona fide Shot}}")
     sources = source if isinstance(source, list) else [source]
     surroundings = surroundings or draw_surroundings(rng=rng)
+    if tool.emits:                                                          # screens follow the light of the room
+        paper = _irradiance(surroundings, FACE[None], np.array([0., -1, 0]), FACE + (0, -.5, 0), 0)[0]/np.pi
+        tool = replace(tool, white=tool.white*paper.mean())
     shown = develop(np.stack([s.radiance for s in sources]), CAMERAS[str(rng.choice(list(CAMERAS)))], rng)
     middle, side = _box(sources[0].points)
     metres = FACE_BOX*tool.scale/side                                       # per pixel of the source
-    pinhole = draw_pinhole(size, FACE, FACE_BOX*tool.scale, rng=rng)
+    pinhole = draw_pinhole(size, FACE, FACE_BOX*tool.scale, fov, rng=rng)
     height, width = shown.shape[1:3]
     trim = (1 - tool.shown)*rng.dirichlet((1, 1))*width, (1 - tool.shown)*rng.dirichlet((1, 1))*height*.6
     window = np.r_[trim[0][0], width - trim[0][1], trim[1][0], height - trim[1][1]]
@@ -818,6 +903,7 @@ def _ink(picture, tool, rng):
     "What paper or a screen shows of a picture: linear reflectance or radiance."
     light = _linear(picture)
     light = light.mean(-1, keepdims=True)*(1 - tool.saturation) + light*tool.saturation   # contrast is lost twice otherwise
+    light = .18*(np.maximum(light, 0)/.18)**(1.4 if tool.emits else 1.25)             # what glare takes is made up for
     return (tool.white*(tool.black + (1 - tool.black)*np.clip(light, 0, 1))).astype(np.float32)
 
 def _dots(a, b, pixel, tool):

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'RENDER_PROFILES', 'PAI', 'DEPTH_UNIT', 'OULU_PROTOCOLS', 'RenderProfile', 'split_heads', 'Planned',
-           'render_profile', 'render_plan', 'planned_counts', 'whole_file', 'to_counts', 'write_truth', 'truth',
-           'write_video', 'homography', 'sense_depth', 'write_wmca', 'eye_lines', 'face_lines', 'Job', 'still',
-           'render_presentation', 'wmca_lists', 'oulu_members', 'oulu_lists', 'renderer_hash', 'render_dataset']
+           'render_profile', 'render_plan', 'disk_estimate', 'planned_counts', 'whole_file', 'to_counts', 'write_truth',
+           'ancestry', 'truth', 'write_video', 'homography', 'sense_depth', 'write_wmca', 'eye_lines', 'face_lines',
+           'Job', 'still', 'render_presentation', 'wmca_lists', 'oulu_members', 'oulu_lists', 'renderer_hash',
+           'render_dataset']
 
 # %% ../nbs/12_synthetic.ipynb #c003
 import ast, hashlib, json, os, shutil, uuid, zlib
@@ -45,8 +46,8 @@ def _wmca_counts(bona_fide, traced, paper, planar):
     worn = {s: traced for s in ("fakehead", "rigidmask", "flexiblemask", "glasses")}
     return {BONA_FIDE: bona_fide, **worn, "papermask": paper, "prints": planar, "replay": planar}
 
-_FEW = {"wmca": (4, 4, 4), "oulu_npu": (3, 2, 2), "casia_fasd": (6, 4), "replay_attack": (3, 3, 3)}
-_ALL = {"wmca": (4, 4, 4), "oulu_npu": (4, 2, 2), "casia_fasd": (7, 5), "replay_attack": (3, 3, 3)}
+_FEW = {"wmca": (12, 8, 8), "oulu_npu": (3, 2, 2), "casia_fasd": (6, 4), "replay_attack": (3, 3, 3)}
+_ALL = {"wmca": (16, 10, 10), "oulu_npu": (8, 4, 4), "casia_fasd": (12, 8), "replay_attack": (6, 6, 6)}
 RENDER_PROFILES = {p.name: p for p in (
     RenderProfile("smoke", 4, 1, 1, {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
                   _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)), phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
@@ -119,10 +120,10 @@ def _plan_wmca(profile):
 
 # %% ../nbs/12_synthetic.ipynb #c014
 _OULU_FILES = {1: (BONA_FIDE, {}),
-               2: ("prints", dict(black=.012, saturation=.96, gloss=.5, dots=.012)),                         # printer 1
-               3: ("prints", dict(black=.030, saturation=.82, gloss=.2, dots=.028)),                         # printer 2
-               4: ("replay", dict(black=.005, saturation=1.05, gloss=.07, dots=.02, pitch=1.0)),             # display 1
-               5: ("replay", dict(black=.013, saturation=.88, gloss=.17, dots=.045, pitch=1.4))}             # display 2
+               2: ("prints", dict(black=.012, saturation=1.05, gloss=.5, dots=.012)),                         # printer 1
+               3: ("prints", dict(black=.030, saturation=.92, gloss=.2, dots=.028)),                         # printer 2
+               4: ("replay", dict(black=.005, saturation=1.2, gloss=.07, dots=.02, pitch=1.0)),             # display 1
+               5: ("replay", dict(black=.013, saturation=1.02, gloss=.17, dots=.045, pitch=1.4))}             # display 2
 
 def _plan_oulu_npu(profile):
     for (split, pairs), first in zip(_clients(split_heads("oulu_npu", profile)).items(), (1, 21, 36)):
@@ -145,7 +146,7 @@ def _plan_casia_fasd(profile):
                     yield Planned("casia_fasd", f"{split}_release/{client}/{stem}.avi", split, species, shown, other, camera, _size(profile, *size))
 
 # %% ../nbs/12_synthetic.ipynb #c018
-_REPLAY_CLIENTS = [n for n in range(1, 120, 13) if n not in (32, 100)]  # sparse, as in the release
+_REPLAY_CLIENTS = [n for n in range(1, 120, 6) if n not in (31, 91)]  # sparse, as in the release
 _REPLAY_ATTACKS = (("print", "highdef", "photo"), *((d, d, kind) for d in ("mobile", "highdef") for kind in ("photo", "video")))
 _REPLAY_DEVICES = {"print": ("prints", dict(border=.012)), "mobile": ("replay", dict(scale=.56, border=.009, dots=.02)),
                    "highdef": ("replay", dict(scale=.85, border=.018, dots=.04))}
@@ -184,6 +185,14 @@ def render_plan(
     if layout not in SPLITS: raise InputError(f"layout {layout!r} is unknown; use one of {', '.join(SPLITS)}", code=2)
     return list(_PLANS[layout](render_profile(profile)))
 
+def disk_estimate(
+    layout:str,                      # key of `SPLITS`
+    profile:str|RenderProfile="demo",
+) -> int:                            # bytes
+    "About what a rendered data set and its truth take on disk, from bytes per pixel measured on the demo."
+    pixels = sum(w*h for p in render_plan(layout, profile) for w, h in [p.size])*render_profile(profile).clip
+    return round(pixels*((4.2 if layout == "wmca" else .75) + .75))
+
 def planned_counts(plan:list[Planned]) -> dict[str, dict[str, int]]:  # split -> species -> presentations
     "How many presentations of each kind; enrolment clips belong to no protocol and are not counted."
     counts = Counter((p.split, p.species) for p in plan if not p.path.startswith("enroll/"))
@@ -215,24 +224,35 @@ def write_truth(
     path:Path,
     shots:list,   # of `scenes.Shot`
     species:str,
+    head:int,     # whose skin is seen, or shown in the picture
 ):
     "Save what the renderer knows about each frame of a presentation."
     with whole_file(path) as part, open(part, "wb") as file:
-        np.savez_compressed(file, species=species, regions=np.stack([s.regions for s in shots]),
+        np.savez_compressed(file, species=species, head=head, regions=np.stack([s.regions for s in shots]),
                             depth=np.stack([to_counts(s.depth_mm) for s in shots]),
                             points=np.stack([s.points for s in shots]).astype(np.float32))
+
+def _truth_file(presentation):
+    inside = presentation.id.split("/", 1)[1]
+    root = str(Path(presentation.path).with_suffix("")).removesuffix(f"/{inside}")
+    path = Path(f"{root}.truth")/f"{inside}.npz"
+    if not path.exists(): raise InputError(
+        f"no truth of {presentation.id} at {path}; only rendered data has it, in a folder beside the data set")
+    return path
+
+def ancestry(
+    presentation:Presentation,  # of a rendered data set
+) -> str:                       # `african`, `asian` or `caucasian`
+    "The largest share of the ancestry, by construction, of the person whose skin is seen or shown."
+    with np.load(_truth_file(presentation)) as data: traits = heads.head_bank().traits[int(data["head"])]
+    return max(("african", "asian", "caucasian"), key=lambda name: traits[heads.TRAITS.index(name)])
 
 def truth(
     presentation:Presentation,  # of a rendered data set
     frame:int,
 ) -> Truth:
     "What the renderer knows about one frame."
-    inside = presentation.id.split("/", 1)[1]
-    root = str(Path(presentation.path).with_suffix("")).removesuffix(f"/{inside}")
-    path = Path(f"{root}.truth")/f"{inside}.npz"
-    if not path.exists(): raise InputError(
-        f"no truth of {presentation.id} at {path}; only rendered data has it, in a folder beside the data set")
-    with np.load(path) as data:
+    with np.load(_truth_file(presentation)) as data:
         if not 0 <= frame < len(data["regions"]): raise ValueError(
             f"truth: frame {frame} of {presentation.id} does not exist; it has {len(data['regions'])} frames")
         depth = data["depth"][frame].astype(np.float32)*np.float32(DEPTH_UNIT)
@@ -371,7 +391,7 @@ def _shots(job, rng):
     "The rendered frames of a presentation, before the camera."
     item, place = job.item, None
     if item.place: place = scenes.draw_surroundings(rng=np.random.default_rng([job.seed, list(SPLITS).index(item.layout), *item.place]))
-    common = dict(size=item.size, clip=job.profile.clip, rng=rng, surroundings=place)
+    common = dict(size=item.size, clip=job.profile.clip, rng=rng, surroundings=place, fov=scenes.CAMERAS[item.camera].fov)
     if item.species in _MASKS: return scenes.shoot(item.species, item.helper, worn=item.subject, spp=job.profile.spp, **common)
     if item.species not in PLANAR: return scenes.shoot(item.species, item.subject, spp=job.profile.spp, **common)
     behind = {"wearer": still(job, item.helper, rng=rng)} if item.species == "cut" else {}   # whose eyes look through the holes
@@ -383,7 +403,7 @@ def render_presentation(job:Job) -> str:  # the file, relative to the data set
     item, beside = job.item, job.item.rng(job.seed, 1)
     shots = _shots(job, item.rng(job.seed))
     frames = scenes.develop(np.stack([s.radiance for s in shots]), scenes.CAMERAS[item.camera], item.rng(job.seed, 2))
-    write_truth(job.truth, shots, item.species)
+    write_truth(job.truth, shots, item.species, item.helper if item.species in _MASKS else item.subject)
     if item.layout == "oulu_npu": _write_text(job.file.with_suffix(".txt"), eye_lines(shots))
     if item.layout == "replay_attack": _write_text(Path(job.root)/"face-locations"/f"{job.inside}.face", face_lines(shots, rng=beside))
     if item.layout == "wmca": write_wmca(job.file, frames, shots, rng=beside)
@@ -474,6 +494,9 @@ def render_dataset(
                 "plan": hashlib.sha256(repr((profile, plan)).encode()).hexdigest()[:12], "seed": seed}
     _refuse_others(root, identity)
     if (root/MARKER).exists(): return root
+    near = next(p for p in root.parents if p.exists())
+    if (free := shutil.disk_usage(near).free) < (asked := disk_estimate(layout, profile)): raise InputError(
+        f"{layout} in profile {profile.name!r} takes about {asked/1e6:.0f} MB and {near} has {free/1e6:.0f} MB left; make room or give another folder")
     try: _write_text(root/UNFINISHED, [json.dumps(identity, indent=1)])
     except OSError as error: raise InputError(f"{root} cannot be written to ({error}); give another folder") from error
     jobs = [job for item in plan if not (job := Job(str(root), item, profile, seed)).done]

@@ -273,7 +273,7 @@ def skin_albedo(
         lash = np.maximum(lash, _soft(.0022 - gap, .0004)*(place[1] < -.18)*(.55 + .45*(place[2] > .7149)))
     albedo *= 1 - .88*lash[..., None]
     single = noise(shape, ((192, 384), (384, 384), (768, 192)), rng, fade=1)      # hairs get rarer towards their line
-    hairs = lambda inside, width: _soft(_soft(inside, width) - .5 - .22*np.clip(single, -1.5, 1.5), .06)*(inside > -4*width)
+    hairs = lambda inside, width: _soft(_soft(inside, width) - .5 - .14*np.clip(single, -1.5, 1.5), .10)*(inside > -4*width)
     brow = hairs(brow_field(place, look.brows), .0012)*look.brow_density
     strands = ((48, 48), (96, 96), (192, 192)) if look.style == "curly" else ((192, 24), (384, 48))
     strand = np.clip(1 + .35*noise(shape, strands, rng, fade=.9), .3, 2)[..., None]

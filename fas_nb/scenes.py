@@ -353,7 +353,7 @@ def _person(head, rng, *, plain=0., smooth=0, alpha=.33, ior=1.48, hair=True, pa
     "Dress a body in skin, hair and a garment; a `covered` head shows only what is around the eyes."
     look, bank = look_of(head), head_bank()
     skin, neck = _skin(head, plain, alpha, ior), _glossy(_rgb(look.skin), alpha, ior)
-    inside, tooth, eye, fabric = _matte(_rgb((.10, .025, .022))), _glossy(_rgb((.58, .53, .45)), .25), _eye(head, painted), _fabric(rng)
+    inside, tooth, eye, fabric = _matte(_rgb((.10, .025, .022))), _glossy(_rgb((.56, .49, .39)), .3), _eye(head, painted), _fabric(rng)
     bare, clothed = _neckline(int(rng.random() < .4))
     x, y, z = _template().T
     seen = _part(0)[((np.hypot(np.abs(x) - .0306, z - .7149) < .026) & (y < -.15))[_part(0)].all(1)] if covered else _part(0)
@@ -565,6 +565,22 @@ def _puppet(head, rng):
     "A modelled head: no detail, painted eyes, matte or glossy paint."
     return _person(head, rng, plain=.95, smooth=3, alpha=rng.uniform(.14, .4), ior=1.5, hair=False, painted=True)
 
+def _costume(species, head, rng, worn=None):
+    "All that is put before the camera: functions from a body to parts."
+    glasses = rng.random() < .3
+    if species == Species.FAKEHEAD: layers = [_puppet(head, rng)]
+    else: layers = [_person(head, rng, hair=species != Species.WIG, covered=species == Species.FLEXIBLEMASK)]
+    if species == Species.WIG: layers.append(_with_long_hair(head, rng, wig=True))
+    masked = species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK)
+    if masked and worn is None: worn = int(rng.choice(head_ids("masks")))
+    top = worn if species == Species.FLEXIBLEMASK else head             # whose hair is seen
+    if species != Species.WIG and look_of(top).style == "long": layers.append(_with_long_hair(top, rng))
+    if masked: layers.append(_with_mask(species, head, rng, worn))
+    if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True))
+    elif glasses and species not in (Species.PAPERMASK, Species.RIGIDMASK): layers.append(_with_glasses(rng))
+    return layers
+
+# %% ../nbs/09_scenes.ipynb #c030
 def _quad(centre, half, roll, bsdf):
     "A rectangle that faces the camera: middle, (half width, half height), radians."
     mi = _mitsuba(); T = mi.ScalarTransform4f
@@ -606,22 +622,7 @@ def _clutter(pinhole, skin, rng):
         parts.append(_quad(held, half, rng.normal(0, .12), stuff))
     return parts
 
-def _costume(species, head, rng, worn=None):
-    "All that is put before the camera: functions from a body to parts."
-    glasses = rng.random() < .3
-    if species == Species.FAKEHEAD: layers = [_puppet(head, rng)]
-    else: layers = [_person(head, rng, hair=species != Species.WIG, covered=species == Species.FLEXIBLEMASK)]
-    if species == Species.WIG: layers.append(_with_long_hair(head, rng, wig=True))
-    masked = species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK)
-    if masked and worn is None: worn = int(rng.choice(head_ids("masks")))
-    top = worn if species == Species.FLEXIBLEMASK else head             # whose hair is seen
-    if species != Species.WIG and look_of(top).style == "long": layers.append(_with_long_hair(top, rng))
-    if masked: layers.append(_with_mask(species, head, rng, worn))
-    if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True))
-    elif glasses and species not in (Species.PAPERMASK, Species.RIGIDMASK): layers.append(_with_glasses(rng))
-    return layers
-
-# %% ../nbs/09_scenes.ipynb #c030
+# %% ../nbs/09_scenes.ipynb #c032
 def _stage(surroundings):
     "Lamps and wall as entries of a Mitsuba scene."
     mi = _mitsuba(); T = mi.ScalarTransform4f
@@ -636,12 +637,14 @@ def _stage(surroundings):
     wall = mi.load_dict({"type": "rectangle", "to_world": place, "bsdf": _matte(_bitmap(surroundings.wall))})
     return stage, _Part(wall, Region.BACKGROUND)
 
+_NEAR = .01  # metres before the camera at which rays start, and from which Mitsuba measures depth
+
 def _sensor(pinhole, spp, exact=False):
     "A camera of Mitsuba; an `exact` one looks through the middle of each pixel."
     mi, (w, h) = _mitsuba(), pinhole.size
     sampler = {"type": "stratified", "jitter": False} if exact else {"type": "multijitter"}
     film = {"type": "hdrfilm", "width": w, "height": h, "pixel_format": "rgb", "component_format": "float32", "rfilter": {"type": "box"}}
-    return mi.load_dict({"type": "perspective", "fov": float(2*np.degrees(np.arctan(w/2/pinhole.focal))), "near_clip": .01,
+    return mi.load_dict({"type": "perspective", "fov": float(2*np.degrees(np.arctan(w/2/pinhole.focal))), "near_clip": _NEAR,
                          "to_world": mi.ScalarTransform4f(pinhole.matrix.tolist()), "film": film,
                          "sampler": sampler | {"sample_count": spp}})
 
@@ -667,10 +670,10 @@ def _truth(hits, scene, parts, pinhole):
             regions[here] = part.region[row, column]
         else: regions[here] = part.region
     rays = pinhole.rays()
-    depth = np.where(index > 0, hits[..., 0]*1000/np.linalg.norm(rays, axis=-1), np.nan)
+    depth = np.where(index > 0, 1000*(hits[..., 0]/np.linalg.norm(rays, axis=-1) + _NEAR), np.nan)
     return regions, depth.astype(np.float32)
 
-# %% ../nbs/09_scenes.ipynb #c032
+# %% ../nbs/09_scenes.ipynb #c034
 def _motion(clip, species, rng):
     "Expression, turn and gaze of each frame."
     puppet = species == Species.FAKEHEAD
@@ -740,7 +743,7 @@ def portrait(
     texture = np.where(on_skin[..., None], hits[..., 1:3], np.nan).astype(np.float32)
     return Shot(radiance, *_truth(hits, scene, parts, pinhole), points), texture
 
-# %% ../nbs/09_scenes.ipynb #c046
+# %% ../nbs/09_scenes.ipynb #c050
 @dataclass(frozen=True, slots=True, eq=False)
 class Instrument:
     "A sheet or a screen that shows a face."

@@ -3,9 +3,11 @@ import json
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fas_nb.datasets import LAYOUTS
+from fas_nb.heads import NAMESPACES, TRAITS, head_bank, head_ids
 
 CARDS = Path(__file__).parent.parent/"data_cards"
 EXAMPLES = {  # two names of each data set: a bona fide presentation and an attack
@@ -34,3 +36,11 @@ def test_card_finds_what_the_reader_finds(name):
     for path in EXAMPLES[name]:
         assert LAYOUTS[name].grammar.fullmatch(str(Path(path).with_suffix("")))
         assert any(fnmatch(path, g) and path.count("/") == g.count("/") for g in globs), f"{path} is in none of {globs}"
+
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_card_of_rendered_people_counts_them(name):
+    traits = dict(zip(TRAITS, head_bank().traits[head_ids(name)].T))
+    shares = np.stack([traits[a] for a in ("african", "asian", "caucasian")])
+    counts = [NAMESPACES[name], *np.bincount(shares.argmax(0), minlength=3), (traits["gender"] > .5).sum()]
+    row = f"| {name} | {' | '.join(map(str, counts))} | {np.median(traits['age']):.2f} |"
+    assert row in (CARDS/"rendered.md").read_text(), row

@@ -51,7 +51,7 @@ _ALL = {"wmca": (16, 10, 10), "oulu_npu": (8, 4, 4), "casia_fasd": (12, 8), "rep
 RENDER_PROFILES = {p.name: p for p in (
     RenderProfile("smoke", 4, 1, 1, {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
                   _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)), phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
-    RenderProfile("demo", 16, 2, 1, _FEW, _wmca_counts((24, 16, 16), (10, 6, 8), (0, 0, 8), (12, 8, 8)), enrolment=False),
+    RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((44, 28, 28), (18, 10, 12), (0, 0, 12), (20, 14, 14)), enrolment=False),
     RenderProfile("small", 36, 4, 2, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
     RenderProfile("large", 64, 10, 4, _ALL, _wmca_counts((124, 108, 115), (55, 65, 55), (0, 0, 71), (100, 90, 73))))}
 

@@ -126,7 +126,7 @@ class Look:
     iris:tuple[float, float, float]
     style:str            # `bald`, `short`, `full`, `curly` or `long`
     hairline:float       # metres that the hairline lies higher than the template's
-    temples:float        # how far it recedes beside the forehead, metres per metre
+    temples:float        # how far the hairline falls beside the forehead, metres per metre; a small value recedes
     volume:float         # metres that the hair stands off the scalp
     brows:float          # half thickness of the brows in metres
     brow_density:float   # 0-1

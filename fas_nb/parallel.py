@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import islice
 
 from tqdm.auto import tqdm
 
@@ -45,17 +46,20 @@ def _client(workers, scheduler):
     except (OSError, ValueError) as error: raise InputError(
         f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out --scheduler") from error
 
-def _completed(client, futures, patience=120):
-    "Futures as they finish; an error where every worker is gone for `patience` seconds."
+def _completed(client, submit, items, patience=120):
+    """Places and futures of items as they finish; an error where every worker is gone for `patience` seconds.
+    Some are under way for each worker, not all of them: to wait for many thousands takes as long as to do them."""
     from distributed import wait
-    pending, alive = set(futures), time.monotonic()
-    while pending:
-        try: done, pending = wait(pending, timeout=5, return_when="FIRST_COMPLETED")
+    queue, pending, alive = enumerate(items), {}, time.monotonic()
+    while True:
+        for i, item in islice(queue, max(0, max(32, 4*len(client.nthreads())) - len(pending))): pending[submit(item)] = i
+        if not pending: return
+        try: done = wait(list(pending), timeout=5, return_when="FIRST_COMPLETED").done
         except TimeoutError: done = ()
         if done or client.scheduler_info()["workers"]: alive = time.monotonic()
         elif time.monotonic() - alive > patience: raise RuntimeError(
             f"no worker process is left and {len(pending)} units wait; what was finished is kept, start again with fewer --workers")
-        yield from done
+        for future in done: yield pending.pop(future), future
 
 def run_parallel(
     fn:Callable,            # a function of one item, importable by the workers
@@ -70,12 +74,14 @@ def run_parallel(
     if not items: return []
     if scheduler is None and (workers <= 1 or len(items) == 1): return [_attempt(fn, item) for item in bar(items)]
     client = _client(None if scheduler else workers, scheduler)
-    futures = [client.submit(_attempt, fn, item, pure=False, retries=2) for item in items]
-    place, results = {future.key: i for i, future in enumerate(futures)}, [None]*len(items)
+    begun, results = [], [None]*len(items)
+    def submit(item):
+        begun.append(client.submit(_attempt, fn, item, pure=False, retries=2))
+        return begun[-1]
     try:
-        for future in bar(_completed(client, futures)):
-            i, error = place[future.key], future.exception()   # an error only where a worker was lost, more than `retries` times
+        for i, future in bar(_completed(client, submit, items)):
+            error = future.exception()   # only where a worker was lost, more than `retries` times
             results[i] = future.result() if error is None else Failure(items[i], f"worker lost: {error}")
     finally:
-        client.cancel(futures)
+        client.cancel([future for future in begun if not future.done()])
     return results

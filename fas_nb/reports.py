@@ -406,28 +406,30 @@ def ancestry_block(
     cells:list[Cell],   # runs that were made, on rendered data
 ) -> dict:              # a block of a page
     "Error rates by the ancestry that rendered people were given, over the test presentations of some runs."
-    from fas_nb.synthetic import ancestry
-    parts = []
+    from fas_nb.synthetic import ancestry, seen_head
+    parts, mark, people = [], MARKS[session.data.origin], session.data.presentations
+    block = dict(heading="By ancestry of the rendered people", columns=["largest share", "people", "presentations", "error, %", "95 %"], rows=[])
     for c in cells:
         if (threshold := read_result(c.spec, session.runs_dir)["presentation"]["threshold"]) is None: continue
         scores = by_presentation(pd.read_parquet(session.runs_dir/c.spec.key()/"scores.parquet").query("split == 'test'"))
         parts.append(scores.assign(score=scores.score - threshold))
+    if not parts: return block | dict(note="No run has a threshold.")
     table = pd.concat(parts, ignore_index=True)
-    table["ancestry"] = [ancestry(session.data.presentations[i]) for i in table.presentation]
-    rows, spans, mark = [], [], MARKS[session.data.origin]
-    for name, part in table.groupby("ancestry"):
-        rate = bootstrap(part.score.to_numpy(), part.species.to_numpy(str), 0., rng=np.random.default_rng(0), groups=part.subject.to_numpy(),
-                         acquired=part.acquired.to_numpy(bool), pooled=True)["hter"]
-        if rate.interval and part.subject.nunique() > 1: spans.append(rate.interval)
+    try: table["head"] = [seen_head(people[i]) for i in table.presentation]
+    except InputError as error: return block | dict(note=f"Not known: {error}")
+    spans = []
+    for name, part in table.groupby(table["head"].map(ancestry)):
+        rate = bootstrap(part.score.to_numpy(), part.species.to_numpy(str), 0., rng=np.random.default_rng(0), groups=part["head"].to_numpy(),
+                         acquired=part.acquired.to_numpy(bool))["hter"]
+        if rate.interval and part["head"].nunique() >= 3: spans.append(rate.interval)
         shown = {"value": f"{100*rate.value:.1f}", "mark": mark} if math.isfinite(rate.value) else {"empty": rate.reason, "value": "–"}
         limits = {"value": " – ".join(f"{100*x:.1f}" for x in rate.interval), "mark": mark} if rate.interval else ""
-        rows.append([name, part.subject.nunique(), len(part), shown, limits])
+        block["rows"].append([name, part["head"].nunique(), part.presentation.nunique(), shown, limits])
     apart = len(spans) > 1 and max(low for low, _ in spans) > min(high for _, high in spans)
-    return dict(heading="By ancestry of the rendered people", columns=["largest share", "identities", "presentations", "error, %", "95 %"], rows=rows,
-                note=("The intervals of two groups do not overlap: the result depends on ancestry. " if apart else
-                      "The intervals overlap: no dependence on ancestry beyond chance was seen. " if len(spans) > 1 else
-                      "Too few identities of different ancestry to compare. ")
-                + "Error: half of APCER over all attacks and BPCER, by presentation; interval: bootstrap over identities.")
+    verdict = ("Two intervals do not overlap: the result depends on ancestry. " if apart else
+               "The intervals overlap: no dependence on ancestry beyond chance was seen. " if len(spans) > 1 else
+               "Fewer than two groups have three people or more: nothing can be said about ancestry. ")
+    return block | dict(note=verdict + "Error: half of APCER over all attacks and BPCER, by presentation, runs pooled; interval: bootstrap over people.")
 
 def build_protocol(
     protocol:str,         # `dataset/protocol`
@@ -449,7 +451,8 @@ def build_protocol(
     counts = [[f.name, split, len(ids), len({session.data.presentations[i].subject for i in ids}),
                ", ".join(f"{s} {n}" for s, n in pd.Series([session.data.presentations[i].species for i in ids]).value_counts().sort_index().items())]
               for f in folds for split in SPLITS for ids in [getattr(f, split)]]
-    shown = [c for c in session.cells if c.variant == ("ours" if "ours" in variants else variants[0]) and is_made(c.spec, session.runs_dir)][:6]
+    made = [c for c in session.cells if c.variant == ("ours" if "ours" in variants else variants[0]) and is_made(c.spec, session.runs_dir)]
+    shown = made[:6]
     pictures = []
     if shown:
         fig, axs = plt.subplots(-(-len(shown)//2), min(2, len(shown)), figsize=(9, 2.3*-(-len(shown)//2)), squeeze=False)
@@ -470,7 +473,7 @@ def build_protocol(
                    rows=[[*r[:4], {"text": r[4]}] for r in counts],
                    note="No face mesh found (mean mesh fitted to the face box instead), share of test frames: "
                         + ", ".join(f"{s} {100*np.mean(v):.0f} %" for s, v in sorted(missed.items()))),
-              *([ancestry_block(session, shown)] if shown and origin == "rendered" else []),
+              *([ancestry_block(session, made)] if made and origin == "rendered" else []),
               detail_block(session, (protocol,), variants), *unread(session), made_by(session, command)]
     name = protocol_file(protocol)
     path = session.out/f"{name}.html"

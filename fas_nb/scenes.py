@@ -8,7 +8,7 @@ __all__ = ['TRACED', 'COMPOSED', 'FACE', 'WALL', 'FACE_BOX', 'CAMERAS', 'BOX_PER
            'shoot', 'portrait', 'Instrument', 'draw_instrument', 'recapture']
 
 # %% ../nbs/09_scenes.ipynb #c003
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -130,10 +130,10 @@ def draw_pinhole(
 class CameraModel:
     "How a device turns light into a picture."
     name:str
-    key:float=.30           # mean brightness it exposes for
+    key:float=.23           # brightness of the middle that it exposes for
     warmth:float=0.         # constant tint, log units, positive is warm
     balance:float=.5        # share of a grey-world correction
-    blur:float=.5           # standard deviation of the lens, pixels
+    blur:float=.5           # standard deviation of the lens in focus, pixels; up to twice that out of focus
     noise:float=.0008       # variance per unit of signal
     shoulder:float=.7       # 0 clips highlights, 1 rolls them off like film
     contrast:float=1.2      # slope of the tone curve at middle grey, log-log
@@ -142,17 +142,17 @@ class CameraModel:
     fov:float=26.           # horizontal field of view of the part that is recorded, degrees
 
 CAMERAS = {camera.name: camera for camera in (
-    CameraModel("sr300", key=.28, warmth=-.02, blur=.55, noise=.0009, saturation=.9, quality=95, fov=24),
-    CameraModel("phone1", key=.31, warmth=.01, blur=.40, noise=.0005, saturation=1.1, quality=90, fov=26),
-    CameraModel("phone2", key=.29, warmth=.04, blur=.50, noise=.0007, saturation=1.0, quality=86, fov=28),
-    CameraModel("phone3", key=.33, warmth=-.03, blur=.45, noise=.0006, saturation=1.15, quality=90, fov=25),
-    CameraModel("phone4", key=.27, warmth=0., blur=.65, noise=.0010, saturation=.95, quality=80, fov=30),
-    CameraModel("phone5", key=.30, warmth=.05, blur=.55, noise=.0012, shoulder=.4, saturation=1.05, quality=78, fov=29),
-    CameraModel("phone6", key=.32, warmth=-.05, blur=.45, noise=.0008, shoulder=.9, saturation=1.0, quality=88, fov=27),
-    CameraModel("webcam", key=.29, warmth=.02, balance=.3, blur=.75, noise=.0014, shoulder=.3, saturation=.85, quality=72, fov=31),
-    CameraModel("casia_low", key=.28, warmth=.05, balance=.3, blur=.95, noise=.0022, shoulder=.2, saturation=.8, quality=68, fov=27),
-    CameraModel("casia_normal", key=.30, warmth=.0, blur=.65, noise=.0010, shoulder=.5, saturation=.95, quality=82, fov=25),
-    CameraModel("casia_high", key=.31, warmth=.0, balance=.7, blur=.40, noise=.0004, shoulder=.9, saturation=1.05, quality=92, fov=21))}
+    CameraModel("sr300", key=.22, warmth=-.02, blur=.55, noise=.0009, saturation=.9, quality=95, fov=24),
+    CameraModel("phone1", key=.24, warmth=.01, blur=.40, noise=.0005, saturation=1.1, quality=90, fov=26),
+    CameraModel("phone2", key=.23, warmth=.04, blur=.50, noise=.0007, saturation=1.0, quality=86, fov=28),
+    CameraModel("phone3", key=.26, warmth=-.03, blur=.45, noise=.0006, saturation=1.15, quality=90, fov=25),
+    CameraModel("phone4", key=.21, warmth=0., blur=.65, noise=.0010, saturation=.95, quality=80, fov=30),
+    CameraModel("phone5", key=.23, warmth=.05, blur=.55, noise=.0012, shoulder=.4, saturation=1.05, quality=78, fov=29),
+    CameraModel("phone6", key=.25, warmth=-.05, blur=.45, noise=.0008, shoulder=.9, saturation=1.0, quality=88, fov=27),
+    CameraModel("webcam", key=.23, warmth=.02, balance=.3, blur=.75, noise=.0014, shoulder=.3, saturation=.85, quality=72, fov=31),
+    CameraModel("casia_low", key=.22, warmth=.05, balance=.3, blur=.95, noise=.0022, shoulder=.2, saturation=.8, quality=68, fov=27),
+    CameraModel("casia_normal", key=.23, warmth=.0, blur=.65, noise=.0010, shoulder=.5, saturation=.95, quality=82, fov=25),
+    CameraModel("casia_high", key=.24, warmth=.0, balance=.7, blur=.40, noise=.0004, shoulder=.9, saturation=1.05, quality=92, fov=21))}
 
 def _encoded(linear): return np.where(linear <= .0031308, 12.92*linear, 1.055*np.maximum(linear, 1e-9)**(1/2.4) - .055)
 
@@ -174,8 +174,8 @@ def develop(
     light = np.average(np.log(stack.mean(-1) + 1e-3).mean(0), weights=centre)
     mean = stack.reshape(-1, 3).mean(0)
     tint = device.balance*np.log(mean.mean()/mean) + rng.normal(0, .025, 3) + device.warmth*np.array([1, 0, -1])
-    gain = device.key*np.exp(rng.normal(-.25, .12) - light)*np.exp(np.clip(tint - tint.mean(), -.15, .15))
-    blur, quality = device.blur*rng.uniform(.8, 1.6), int(device.quality + rng.integers(-6, 5))
+    gain = device.key*np.exp(rng.normal(0, .12) - light)*np.exp(np.clip(tint - tint.mean(), -.15, .15))
+    blur, quality = device.blur*rng.uniform(.9, 2)*.9, int(device.quality + rng.integers(-6, 5))
     pictures = []
     for frame in stack:
         light = cv2.GaussianBlur(np.clip(frame*gain, 0, 30).astype(np.float32), (0, 0), blur)
@@ -186,7 +186,7 @@ def develop(
         light = light + rng.standard_normal(light.shape, np.float32)*np.sqrt(device.noise*light + (.6*device.noise)**2 + 1e-6)
         picture = (np.clip(_encoded(np.clip(light, 0, 1)), 0, 1)*255 + .5).astype(np.uint8)
         jpeg = cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
-        pictures.append(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1])
+        pictures.append(cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
     return np.stack(pictures) if radiance.ndim == 4 else pictures[0]
 
 # %% ../nbs/09_scenes.ipynb #c018
@@ -324,17 +324,18 @@ def _hair_height(head):
 
 @lru_cache(maxsize=1)
 def _pores():
-    "The relief of skin, the same for everybody, heights around 0."
-    return noise((768, 384), ((192, 96), (384, 192), (768, 384)), np.random.default_rng(735), fade=1.1)[..., None]
+    "The relief of skin, the same for everybody: heights around 0, and a texture of them."
+    heights = noise((768, 384), ((192, 96), (384, 192), (768, 384)), np.random.default_rng(735), fade=1.1)[..., None]
+    return heights, _bitmap(heights)
 
 @lru_cache(maxsize=24)
 def _skin(head, plain, alpha, ior):
     "The surface of a head: its colours, and its pores where it is alive."
     import cv2
     hairy = cv2.GaussianBlur((skin_regions(head) == Region.HAIR).astype(np.float32), (0, 0), 2)[..., None]
-    shine = (1 - .8*hairy)*np.clip(1 + .2*(1 - plain)*_pores(), .3, 1.7)*.8      # hair that is cut short scatters, it does not shine
+    shine = (1 - .8*hairy)*np.clip(1 + .2*(1 - plain)*_pores()[0], .3, 1.7)*.8      # hair that is cut short scatters, it does not shine
     coat = _coat(_bitmap(skin_albedo(head, plain)), alpha, ior, _bitmap(np.minimum(shine, 1)))
-    relief = {"type": "bumpmap", "arbitrary": _bitmap(_pores()), "scale": 4e-5*(1 - plain), "inner": coat}
+    relief = {"type": "bumpmap", "arbitrary": _pores()[1], "scale": 4e-5*(1 - plain), "inner": coat}
     return _mitsuba().load_dict({"type": "twosided", "inner": relief})
 
 @lru_cache(maxsize=64)
@@ -498,18 +499,19 @@ def _with_long_hair(head, rng, wig=False):
 # %% ../nbs/09_scenes.ipynb #c028
 _HOLLOW = np.full(256, Region.INSTRUMENT, np.uint8); _HOLLOW[Region.HAIR] = Region.HAIR
 
-def _mask_cut(kind, rng):
-    "The corners of the face that a mask covers."
+def _mask_field(kind, rng):
+    "Metres inside the mask, for the corners of the skin: positive where the mask is."
     (x, y, z), reach = _template().T, rng.uniform(.96, 1.08)
     hole = np.hypot((np.abs(x) - .0306)/rng.uniform(.0155, .019), (z - .7149)/rng.uniform(.008, .0115)) - 1
     holes = np.where(y < -.15, hole*.012, 1.)
-    if kind == Species.FLEXIBLEMASK: return cut_mesh(_part(0), np.minimum(holes, hole*.012 + (y > -.15)))
+    if kind == Species.FLEXIBLEMASK: return np.minimum(holes, hole*.012 + (y > -.15))
     if rng.random() < .6:                                                              # a slit between the lips
         lips = _template_points()[[13, 14]].mean(0)
-        holes = np.minimum(holes, np.where(y < -.15, np.hypot(x/rng.uniform(.012, .020), (z - lips[2])/rng.uniform(.0015, .003)) - 1, 1)*.003)
+        slit = np.hypot(x/rng.uniform(.012, .020), (z - lips[2])/rng.uniform(.0015, .003)) - 1
+        holes = np.minimum(holes, np.where(y < -.15, slit*.003, 1.))
     oval = 1 - np.hypot(x/(.073*reach), (z - .692)/(.097*reach))
-    if (part := rng.random()) < .2: oval = np.minimum(oval, 12*(z - .668 if part < .12 else .690 - z))   # half masks
-    return cut_mesh(_part(0), np.minimum.reduce([holes, oval*.07, -.114 - y]))
+    if (half := rng.random()) < .2: oval = np.minimum(oval, 12*(z - .668 if half < .12 else .690 - z))   # only the upper or the lower half
+    return np.minimum.reduce([holes, oval*.07, -.114 - y])
 
 @lru_cache(maxsize=1)
 def _texel_normals():
@@ -536,10 +538,11 @@ def _mask_surface(kind, face, wearer, rng):
         return _glossy(_bitmap(np.clip(paint*tint, .01, .9)), rng.uniform(.15, .35), 1.5)
     return _glossy(_bitmap(np.clip(albedo*np.exp(rng.normal(0, .05, 3)), .01, .9)), rng.uniform(.20, .30), 1.5)   # silicone
 
-def _with_mask(kind, wearer, rng, worn):
-    "Dress a body in a paper, rigid or flexible mask."
-    bank, face = head_bank(), worn
-    cut, surface, scale = _mask_cut(kind, rng), _mask_surface(kind, face, wearer, rng), rng.uniform(1.0, 1.04)
+def _with_mask(kind, face, wearer, rng):
+    "Dress a body in a paper, rigid or flexible mask that shows the head `face`."
+    bank, field = head_bank(), _mask_field(kind, rng)
+    cut, surface, scale = cut_mesh(_part(0), field), _mask_surface(kind, face, wearer, rng), rng.uniform(1.0, 1.04)
+    covered = np.zeros((len(bank.template), 1), bool); covered[bank.vertex[field > -.004]] = True    # landmarks elsewhere are the wearer's
     gap = {Species.PAPERMASK: .003, Species.RIGIDMASK: .0035, Species.FLEXIBLEMASK: .0025}[kind]
     regions = _HOLLOW[skin_regions(face)] if kind == Species.FLEXIBLEMASK else Region.INSTRUMENT
     other = head_shape(face, dict(smile=rng.uniform(0, .5), open=max(0, rng.uniform(-.3, .6)), frown=max(0, rng.uniform(-.5, .4))))
@@ -558,12 +561,12 @@ def _with_mask(kind, wearer, rng, worn):
             shell = shell + vertex_normals(shell)*_hair_height(face)[:, None]
         points, normals = _corners(shell), _corners(vertex_normals(shell))
         mesh = _mesh(surface, cut(points), cut(normals), cut(bank.uv), cut.triangles)
-        return [_Part(mesh, regions)], shell
+        return [_Part(mesh, regions)], np.where(covered, shell, body.vertices)
     return dress
 
 def _puppet(head, rng):
     "A modelled head: no detail, painted eyes, matte or glossy paint."
-    return _person(head, rng, plain=.95, smooth=3, alpha=rng.uniform(.14, .4), ior=1.5, hair=False, painted=True)
+    return _person(head, rng, plain=.95, smooth=3, alpha=(.15, .25, .4)[rng.integers(3)], ior=1.5, hair=False, painted=True)
 
 def _costume(species, head, rng, worn=None):
     "All that is put before the camera: functions from a body to parts."
@@ -575,7 +578,7 @@ def _costume(species, head, rng, worn=None):
     if masked and worn is None: worn = int(rng.choice(head_ids("masks")))
     top = worn if species == Species.FLEXIBLEMASK else head             # whose hair is seen
     if species != Species.WIG and look_of(top).style == "long": layers.append(_with_long_hair(top, rng))
-    if masked: layers.append(_with_mask(species, head, rng, worn))
+    if masked: layers.append(_with_mask(species, worn, head, rng))
     if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True))
     elif glasses and species not in (Species.PAPERMASK, Species.RIGIDMASK): layers.append(_with_glasses(rng))
     return layers
@@ -587,9 +590,12 @@ def _quad(centre, half, roll, bsdf):
     place = T().translate(list(map(float, centre))) @ T().rotate([0, 1, 0], float(np.degrees(roll))) @ T().rotate([1, 0, 0], 90)
     return _Part(mi.load_dict({"type": "rectangle", "to_world": place @ T().scale([*map(float, half), 1]), "bsdf": bsdf}), Region.BACKGROUND)
 
-def _clutter(pinhole, skin, rng):
-    """What else is in the picture: a framed board behind, a hand with a phone or a paper beside the face. As often with a bona
-    fide face as with a worn attack, and about as often as prints and screens have borders and fingers."""
+def _any_skin(rng):
+    "The skin of somebody's hands, often not the person's whose face is seen."
+    return np.array(look_of(int(rng.integers(len(head_bank().eyes)))).skin)
+
+def _clutter(pinhole, rng):
+    "What else is in the picture, with a bona fide face as with a worn attack: a framed board behind, hands beside the face."
     mi, parts = _mitsuba(), []
     reach = np.linalg.norm(pinhole.matrix[:3, 3] - FACE)
     if rng.random() < .55:
@@ -598,12 +604,15 @@ def _clutter(pinhole, skin, rng):
         middle, roll = FACE + (0, gap, .01) + rng.normal(0, (.02, 0, .03)), rng.normal(0, .05)
         frame = np.array([(.86, .85, .82), (.02, .02, .02), (.45, .45, .45), (.20, .11, .05)])[rng.choice(4, p=(.45, .3, .1, .15))]
         a, b = rng.integers(0, 192, 2)
-        picture = draw_wall(rng=rng)[a:a + 192, b:b + 192] if rng.random() < .7 else draw_wall(rng=rng)[a:a + 48, b:b + 48]
+        side = 192 if rng.random() < .7 else 48
+        picture = draw_wall(rng=rng)[a:a + side, b:b + side]
         parts += [_quad(middle, half + far*rng.uniform(.005, .02), roll, _matte(_rgb(frame))),
                   _quad(middle - (0, .002, 0), half, roll, _matte(_bitmap(picture)))]
-    flesh, nail = _glossy(_rgb(skin), .4, 1.4), _glossy(_rgb(.6*np.array(skin) + (.16, .10, .09)), .2)
+    skin = _any_skin(rng)
+    flesh, nail = _glossy(_rgb(skin), .4, 1.4), _glossy(_rgb(.6*skin + (.16, .10, .09)), .2)
+    hands = rng.random() < .45
     for side in (-1, 1):
-        if rng.random() > .25: continue
+        if not hands or rng.random() < .2: continue
         edge, height, count = FACE_BOX*rng.uniform(.55, .85), rng.uniform(-.09, .07), int(rng.integers(1, 5))
         tips = [np.array([side*(edge + .004*abs(j - 1.3)), FACE[1] - .004*j, FACE[2] + height + .018*j]) for j in range(count)]
         tubes = [_tube([tip, tip + (side*.03, -.001, -.002), tip + (side*.07, 0, -.004)], .0086, False, 10) for tip in tips]
@@ -712,12 +721,12 @@ def shoot(
     stage, wall = _stage(surroundings or draw_surroundings(rng=rng))
     layers = _costume(Species(species), head, rng, worn)
     pinhole = draw_pinhole(size, FACE, fov=fov, rng=rng)
-    still = [wall, *_clutter(pinhole, look_of(head).skin, rng)]
+    room = [wall, *_clutter(pinhole, rng)]
     shots = []
     for face, turn, gaze in _motion(clip, species, rng):
         body = _body(head, face, turn, gaze)
         dressed = [layer(body) for layer in layers]
-        parts = still + [part for parts, _ in dressed for part in parts]
+        parts = room + [part for parts, _ in dressed for part in parts]
         surface = next((s for _, s in dressed[::-1] if s is not None), body.vertices)
         radiance, hits, scene = _trace(stage, parts, pinhole, spp, int(rng.integers(2**31)))
         points = _pixels(mesh_points(surface, body.eyes, body.gaze), pinhole)
@@ -749,7 +758,7 @@ class Instrument:
     "A sheet or a screen that shows a face."
     support:str             # `hand` or `fixed`
     emits:bool              # a screen
-    white:np.ndarray        # float [3], reflectance of paper; of a screen its radiance, in that of white paper in the same place
+    white:np.ndarray        # float [3], reflectance of paper; radiance of a screen as a share of what white paper would send in its place
     black:float             # of ink or of a dark screen, share of white
     saturation:float        # of the colours it can show
     gloss:float             # roughness of the surface, smaller is shinier
@@ -773,7 +782,7 @@ def draw_instrument(
     screen, bent = species == Species.REPLAY, species == Species.WARPED
     drawn = dict(
         support="hand" if rng.random() < .7 else "fixed", emits=screen,
-        white=rng.uniform(.4, .85)*np.array([1., 1, 1.]) if screen else rng.uniform(.75, .90)*np.array([1, .99, .96]),
+        white=rng.uniform(.4, .85)*np.ones(3) if screen else rng.uniform(.75, .90)*np.array([1, .99, .96]),
         black=rng.uniform(.004, .015) if screen else rng.uniform(.010, .035),
         saturation=rng.uniform(1., 1.25) if screen else rng.uniform(.9, 1.15),
         gloss=rng.uniform(.05, .20) if screen else rng.uniform(.15, .30) if rng.random() < .5 else rng.uniform(.4, .6),
@@ -875,9 +884,7 @@ def recapture(
         f"`cut`, and only `cut`, takes instrument={{'wearer': a bona fide Shot}}")
     sources = source if isinstance(source, list) else [source]
     surroundings = surroundings or draw_surroundings(rng=rng)
-    if tool.emits:                                                          # screens follow the light of the room
-        paper = _irradiance(surroundings, FACE[None], np.array([0., -1, 0]), FACE + (0, -.5, 0), 0)[0]/np.pi
-        tool = replace(tool, white=tool.white*paper.mean())
+    paper = float(_irradiance(surroundings, FACE[None], np.array([0., -1, 0]), FACE + (0, -.5, 0), 0)[0].mean()/np.pi)
     shown = develop(np.stack([s.radiance for s in sources]), CAMERAS[str(rng.choice(list(CAMERAS)))], rng)
     middle, side = _box(sources[0].points)
     metres = FACE_BOX*tool.scale/side                                       # per pixel of the source
@@ -890,24 +897,23 @@ def recapture(
     room = np.maximum(np.abs(edges[:2]) - .45*FACE_BOX*tool.scale, .002)    # beside the face, where fingers may be
     presenter = [(hand, rng.uniform(-.05, .08), tool.border + min(rng.uniform(.004, .02), beside), int(rng.integers(1, 5)))
                  for hand, beside in zip((-1, 1), room.tolist())]
-    skin = np.array(look_of(int(rng.integers(len(head_bank().eyes)))).skin)
-    held = tool.support == "hand"
+    skin, held = _any_skin(rng), tool.support == "hand"
     shots = []
     for t in range(clip):
         turn = rotation(*(base + held*sway*np.sin(phase + .7*t)))
         axes = np.array([[1., 0, 0], [0, 0, -1], [0, -1, 0]]) @ turn.T
         sheet = _Sheet(axes, FACE + held*.004*np.sin(phase + .5*t), tool.curvature)
         i = t % len(sources)
-        shots.append(_compose(sources[i], _ink(shown[i], tool, rng), sheet, pinhole, surroundings, tool, middle, metres, edges,
+        shots.append(_compose(sources[i], _ink(shown[i], tool, paper if tool.emits else 1.), sheet, pinhole, surroundings, tool, middle, metres, edges,
                               presenter if held else [], skin, t))
     return shots
 
-def _ink(picture, tool, rng):
-    "What paper or a screen shows of a picture: linear reflectance or radiance."
+def _ink(picture, tool, level):
+    "What paper or a screen shows of a picture: linear reflectance, or radiance at a `level` of the room's light."
     light = _linear(picture)
-    light = light.mean(-1, keepdims=True)*(1 - tool.saturation) + light*tool.saturation   # contrast is lost twice otherwise
-    light = .18*(np.maximum(light, 0)/.18)**(1.4 if tool.emits else 1.25)             # what glare takes is made up for
-    return (tool.white*(tool.black + (1 - tool.black)*np.clip(light, 0, 1))).astype(np.float32)
+    light = light.mean(-1, keepdims=True)*(1 - tool.saturation) + light*tool.saturation
+    light = .18*(np.maximum(light, 0)/.18)**(1.4 if tool.emits else 1.25)             # the contrast that glare will take
+    return (level*tool.white*(tool.black + (1 - tool.black)*np.clip(light, 0, 1))).astype(np.float32)
 
 def _dots(a, b, pixel, tool):
     "What is left of halftone dots or of a pixel grid when a camera samples it: a faint beat."

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SPLITS', 'RENDER_PROFILES', 'PAI', 'DEPTH_UNIT', 'OULU_PROTOCOLS', 'RenderProfile', 'split_heads', 'Planned',
            'render_profile', 'render_plan', 'disk_estimate', 'planned_counts', 'whole_file', 'to_counts', 'write_truth',
-           'ancestry', 'truth', 'write_video', 'homography', 'sense_depth', 'write_wmca', 'eye_lines', 'face_lines',
-           'Job', 'still', 'render_presentation', 'wmca_lists', 'oulu_members', 'oulu_lists', 'renderer_hash',
-           'render_dataset']
+           'seen_head', 'ancestry', 'truth', 'write_video', 'homography', 'sense_depth', 'write_wmca', 'eye_lines',
+           'face_lines', 'Job', 'still', 'render_presentation', 'wmca_lists', 'oulu_members', 'oulu_lists',
+           'renderer_hash', 'render_dataset']
 
 # %% ../nbs/12_synthetic.ipynb #c003
 import ast, hashlib, json, os, shutil, uuid, zlib
@@ -51,7 +51,7 @@ _ALL = {"wmca": (16, 10, 10), "oulu_npu": (8, 4, 4), "casia_fasd": (12, 8), "rep
 RENDER_PROFILES = {p.name: p for p in (
     RenderProfile("smoke", 4, 1, 1, {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
                   _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)), phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
-    RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((44, 28, 28), (18, 10, 12), (0, 0, 12), (20, 14, 14)), enrolment=False),
+    RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)), enrolment=False),
     RenderProfile("small", 36, 4, 2, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
     RenderProfile("large", 64, 10, 4, _ALL, _wmca_counts((124, 108, 115), (55, 65, 55), (0, 0, 71), (100, 90, 73))))}
 
@@ -189,9 +189,11 @@ def disk_estimate(
     layout:str,                      # key of `SPLITS`
     profile:str|RenderProfile="demo",
 ) -> int:                            # bytes
-    "About what a rendered data set and its truth take on disk, from bytes per pixel measured on the demo."
-    pixels = sum(w*h for p in render_plan(layout, profile) for w, h in [p.size])*render_profile(profile).clip
-    return round(pixels*((4.2 if layout == "wmca" else .75) + .75))
+    "About what a rendered data set and its truth take on disk while it is made, from bytes per pixel measured on the demo."
+    profile = render_profile(profile)
+    pixels = profile.clip*sum(np.prod(p.size) for p in render_plan(layout, profile))
+    stills = np.prod(_size(profile, *_STILL))*profile.stills*sum(profile.subjects[layout])
+    return round(pixels*((4.2 if layout == "wmca" else .75) + .75) + 20*stills)
 
 def planned_counts(plan:list[Planned]) -> dict[str, dict[str, int]]:  # split -> species -> presentations
     "How many presentations of each kind; enrolment clips belong to no protocol and are not counted."
@@ -240,11 +242,20 @@ def _truth_file(presentation):
         f"no truth of {presentation.id} at {path}; only rendered data has it, in a folder beside the data set")
     return path
 
-def ancestry(
+def seen_head(
     presentation:Presentation,  # of a rendered data set
-) -> str:                       # `african`, `asian` or `caucasian`
-    "The largest share of the ancestry, by construction, of the person whose skin is seen or shown."
-    with np.load(_truth_file(presentation)) as data: traits = heads.head_bank().traits[int(data["head"])]
+) -> int:                       # id of a head
+    "The person whose skin is seen or shown: of a mask, the wearer."
+    path = _truth_file(presentation)
+    with np.load(path) as data:
+        if "head" not in data: raise InputError(f"{path} was written by an earlier version; delete the data set and render it again")
+        return int(data["head"])
+
+def ancestry(
+    head:int,   # id of a head
+) -> str:       # `african`, `asian` or `caucasian`
+    "The largest share of a head's ancestry."
+    traits = heads.head_bank().traits[head]
     return max(("african", "asian", "caucasian"), key=lambda name: traits[heads.TRAITS.index(name)])
 
 def truth(
@@ -372,6 +383,8 @@ class Job:
         "Is everything written?"
         return self.file.exists() and self.truth.exists()
 
+_STILL = (162, 216)  # pixels at scale 1
+
 def still(
     job:Job,
     head:int,
@@ -383,7 +396,7 @@ def still(
     path = job.stills/f"{head}_{k}.npz"
     if not path.exists():
         own = np.random.default_rng([job.seed, list(SPLITS).index(layout), head, k])
-        shot = scenes.shoot(BONA_FIDE, head, size=_size(job.profile, 162, 216), spp=job.profile.spp, rng=own)[0]
+        shot = scenes.shoot(BONA_FIDE, head, size=_size(job.profile, *_STILL), spp=job.profile.spp, rng=own)[0]
         with whole_file(path) as part, open(part, "wb") as file: np.savez(file, **{f: getattr(shot, f) for f in shot.__dataclass_fields__})
     with np.load(path) as data: return scenes.Shot(**{k: data[k] for k in data.files})
 
@@ -494,12 +507,12 @@ def render_dataset(
                 "plan": hashlib.sha256(repr((profile, plan)).encode()).hexdigest()[:12], "seed": seed}
     _refuse_others(root, identity)
     if (root/MARKER).exists(): return root
+    jobs = [job for item in plan if not (job := Job(str(root), item, profile, seed)).done]
     near = next(p for p in root.parents if p.exists())
-    if (free := shutil.disk_usage(near).free) < (asked := disk_estimate(layout, profile)): raise InputError(
+    if (free := shutil.disk_usage(near).free) < (asked := disk_estimate(layout, profile)*len(jobs)/len(plan)): raise InputError(
         f"{layout} in profile {profile.name!r} takes about {asked/1e6:.0f} MB and {near} has {free/1e6:.0f} MB left; make room or give another folder")
     try: _write_text(root/UNFINISHED, [json.dumps(identity, indent=1)])
     except OSError as error: raise InputError(f"{root} cannot be written to ({error}); give another folder") from error
-    jobs = [job for item in plan if not (job := Job(str(root), item, profile, seed)).done]
     results = run_parallel(render_presentation, jobs, workers=workers, scheduler=scheduler, desc=f"rendering {layout}", progress=progress)
     if failures := [r for r in results if isinstance(r, Failure)]: raise InputError(
         f"{len(failures)} of {len(plan)} presentations of {layout} could not be rendered, the others are kept; run again to continue. First: "

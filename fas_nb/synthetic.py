@@ -41,17 +41,18 @@ class RenderProfile:
     sessions:tuple[int, ...] = (1, 2, 3)         # OULU-NPU
     enrolment:bool = True                        # Replay-Attack's clips for recognition, which no protocol here uses
     stills:int = 2                               # pictures taken of each subject, to be printed and replayed
+    alternate:bool = False                       # OULU-NPU: a subject meets every other pair of phone and session, and twice as many subjects fit
 
 def _wmca_counts(bona_fide, traced, paper, planar):
     worn = {s: traced for s in ("fakehead", "rigidmask", "flexiblemask", "glasses")}
     return {BONA_FIDE: bona_fide, **worn, "papermask": paper, "prints": planar, "replay": planar}
 
-_FEW = {"wmca": (12, 8, 8), "oulu_npu": (3, 2, 2), "casia_fasd": (6, 4), "replay_attack": (3, 3, 3)}
+_FEW = {"wmca": (12, 8, 8), "oulu_npu": (8, 4, 4), "casia_fasd": (6, 4), "replay_attack": (3, 3, 3)}
 _ALL = {"wmca": (16, 10, 10), "oulu_npu": (8, 4, 4), "casia_fasd": (12, 8), "replay_attack": (6, 6, 6)}
 RENDER_PROFILES = {p.name: p for p in (
     RenderProfile("smoke", 4, 1, 1, {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
                   _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)), phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
-    RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)), enrolment=False),
+    RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)), enrolment=False, alternate=True),
     RenderProfile("small", 36, 4, 2, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
     RenderProfile("large", 64, 10, 4, _ALL, _wmca_counts((124, 108, 115), (55, 65, 55), (0, 0, 71), (100, 90, 73))))}
 
@@ -130,6 +131,7 @@ def _plan_oulu_npu(profile):
         for user, (shown, other) in enumerate(pairs, first):
             for phone in profile.phones:
                 for session in profile.sessions:
+                    if profile.alternate and (phone + session + user) % 2: continue
                     for file, (species, instrument) in _OULU_FILES.items():
                         yield Planned("oulu_npu", f"{split}_files/{phone}_{session}_{user:02d}_{file}.avi", split, species, shown, other,
                                       f"phone{phone}", _size(profile, 108, 144), (session,), instrument)

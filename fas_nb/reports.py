@@ -421,14 +421,14 @@ def ancestry_block(
     for name, part in table.groupby(table["head"].map(ancestry)):
         rate = bootstrap(part.score.to_numpy(), part.species.to_numpy(str), 0., rng=np.random.default_rng(0), groups=part["head"].to_numpy(),
                          acquired=part.acquired.to_numpy(bool))["hter"]
-        if rate.interval and part["head"].nunique() >= 3: spans.append(rate.interval)
+        if rate.interval and rate.interval[0] < rate.interval[1] and part["head"].nunique() >= 3: spans.append(rate.interval)
         shown = {"value": f"{100*rate.value:.1f}", "mark": mark} if math.isfinite(rate.value) else {"empty": rate.reason, "value": "–"}
         limits = {"value": " – ".join(f"{100*x:.1f}" for x in rate.interval), "mark": mark} if rate.interval else ""
         block["rows"].append([name, part["head"].nunique(), part.presentation.nunique(), shown, limits])
     apart = len(spans) > 1 and max(low for low, _ in spans) > min(high for _, high in spans)
     verdict = ("Two intervals do not overlap: the result depends on ancestry. " if apart else
                "The intervals overlap: no dependence on ancestry beyond chance was seen. " if len(spans) > 1 else
-               "Fewer than two groups have three people or more: nothing can be said about ancestry. ")
+               "Fewer than two groups have three people and errors that differ: nothing can be said about ancestry. ")
     return block | dict(note=verdict + "Error: half of APCER over all attacks and BPCER, by presentation, runs pooled; interval: bootstrap over people.")
 
 def build_protocol(

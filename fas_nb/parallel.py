@@ -46,11 +46,11 @@ def _client(workers, scheduler):
     except (OSError, ValueError) as error: raise InputError(
         f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out --scheduler") from error
 
-def _completed(client, submit, items, patience=120):
+def _completed(client, submit, items, pending, patience=120):
     """Places and futures of items as they finish; an error where every worker is gone for `patience` seconds.
-    Some are under way for each worker, not all of them: to wait for many thousands takes as long as to do them."""
+    Some are under way for each worker (`pending`: future -> place), not all of them: to wait for many thousands takes as long as to do them."""
     from distributed import wait
-    queue, pending, alive = enumerate(items), {}, time.monotonic()
+    queue, alive = enumerate(items), time.monotonic()
     while True:
         for i, item in islice(queue, max(0, max(32, 4*len(client.nthreads())) - len(pending))): pending[submit(item)] = i
         if not pending: return
@@ -74,14 +74,12 @@ def run_parallel(
     if not items: return []
     if scheduler is None and (workers <= 1 or len(items) == 1): return [_attempt(fn, item) for item in bar(items)]
     client = _client(None if scheduler else workers, scheduler)
-    begun, results = [], [None]*len(items)
-    def submit(item):
-        begun.append(client.submit(_attempt, fn, item, pure=False, retries=2))
-        return begun[-1]
+    submit = partial(client.submit, _attempt, fn, pure=False, retries=2)
+    pending, results = {}, [None]*len(items)
     try:
-        for i, future in bar(_completed(client, submit, items)):
+        for i, future in bar(_completed(client, submit, items, pending)):
             error = future.exception()   # only where a worker was lost, more than `retries` times
             results[i] = future.result() if error is None else Failure(items[i], f"worker lost: {error}")
     finally:
-        client.cancel([future for future in begun if not future.done()])
+        client.cancel(list(pending))
     return results

@@ -415,7 +415,7 @@ def ancestry_block(
         parts.append(scores.assign(score=scores.score - threshold))
     if not parts: return block | dict(note="No run has a threshold.")
     table = pd.concat(parts, ignore_index=True)
-    try: table["head"] = [seen_head(people[i]) for i in table.presentation]
+    try: table["head"] = table.presentation.map({i: seen_head(people[i]) for i in table.presentation.unique()})
     except InputError as error: return block | dict(note=f"Not known: {error}")
     spans = []
     for name, part in table.groupby(table["head"].map(ancestry)):

@@ -279,7 +279,7 @@ def skin_albedo(
     strand = np.clip(1 + .35*noise(shape, strands, rng, fade=.9), .3, 2)[..., None]
     edge = hair_field(place, look.hairline, look.temples) + .0022*noise(shape, ((24, 24), (48, 48)), rng)
     scalp = hairs(edge, .0035)*(1 - ears[..., 0])*(look.style != "bald")
-    albedo += brow[..., None]*(hair*.9 - albedo)
+    albedo += brow[..., None]*(np.minimum(.65*hair, .10) - albedo)          # brows are darker than hair
     albedo += scalp[..., None]*(hair*strand - albedo)
     if plain > .5: albedo = albedo + .3*plain*(skin - albedo)*(1 - scalp[..., None])
     return np.clip(albedo, .004, .95).astype(np.float32)

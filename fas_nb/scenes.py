@@ -175,7 +175,7 @@ def develop(
     mean = stack.reshape(-1, 3).mean(0)
     tint = device.balance*np.log(mean.mean()/mean) + rng.normal(0, .025, 3) + device.warmth*np.array([1, 0, -1])
     gain = device.key*np.exp(rng.normal(0, .12) - light)*np.exp(np.clip(tint - tint.mean(), -.15, .15))
-    blur, quality = device.blur*rng.uniform(.9, 2)*.9, int(device.quality + rng.integers(-6, 5))
+    blur, quality = device.blur*rng.uniform(.8, 1.8), int(device.quality + rng.integers(-6, 5))
     pictures = []
     for frame in stack:
         light = cv2.GaussianBlur(np.clip(frame*gain, 0, 30).astype(np.float32), (0, 0), blur)
@@ -350,14 +350,13 @@ def _fabric(rng):
     if rng.random() < .35: pattern *= 1 - rng.uniform(.2, .6)*((np.arange(n)*rng.integers(8, 30)/n % 1 > .5)[:, None])
     return _matte(_bitmap(np.clip(pattern[..., None]*colour, .01, .9)))
 
-def _person(head, rng, *, plain=0., smooth=0, alpha=.33, ior=1.48, hair=True, painted=False, covered=False):
-    "Dress a body in skin, hair and a garment; a `covered` head shows only what is around the eyes."
+def _person(head, rng, *, plain=0., smooth=0, alpha=.33, ior=1.48, hair=True, painted=False, hidden=None):
+    "Dress a body in skin, hair and a garment; corners of the skin that a mask has `hidden` are left out, so that nothing comes through it."
     look, bank = look_of(head), head_bank()
     skin, neck = _skin(head, plain, alpha, ior), _glossy(_rgb(look.skin), alpha, ior)
     inside, tooth, eye, fabric = _matte(_rgb((.10, .025, .022))), _glossy(_rgb((.56, .49, .39)), .3), _eye(head, painted), _fabric(rng)
     bare, clothed = _neckline(int(rng.random() < .4))
-    x, y, z = _template().T
-    seen = _part(0)[((np.hypot(np.abs(x) - .0306, z - .7149) < .026) & (y < -.15))[_part(0)].all(1)] if covered else _part(0)
+    seen = _part(0) if hidden is None else _part(0)[~hidden[_part(0)].all(1)]
     planar = _template()[:, [0, 2]]/(.6, .4) + (.5, -1.1)
 
     def dress(body):
@@ -409,8 +408,8 @@ def _printed_eye(rng):
     n = 64; y, x = (np.mgrid[0:n, 0:n] + .5)/n*2 - 1
     look = rng.normal(0, .12, 2); reach = np.hypot(x - look[0], y - look[1])[..., None]
     iris = np.array([[.05, .02, .01], [.05, .10, .25], [.04, .15, .05]])[rng.integers(3)]
-    eye = np.ones((n, n, 3))*rng.uniform(.55, .85)
-    if rng.random() < .5:   # lids of printed skin around an almond
+    eye = np.ones((n, n, 3))*rng.uniform(.25, .6)
+    if rng.random() < .8:   # lids of printed skin around an almond
         almond = (np.abs(y) > .62*np.sqrt(np.clip(1 - (x/.95)**2, 0, 1)))[..., None]
         eye = np.where(almond, np.array([.45, .27, .19])*rng.uniform(.5, 1.3), eye)
     eye = np.where(reach < rng.uniform(.38, .55), iris, eye)
@@ -420,11 +419,11 @@ def _with_glasses(rng, attack=False):
     "Dress a body in glasses: ordinary ones, or an attack with printed eyes."
     wide, high = rng.uniform(.023, .028), rng.uniform(.018, .024)
     if attack: wide, high = wide*1.06, high*1.12
-    power, radius = rng.uniform(2, 4), rng.uniform(.0022, .0042) if attack else rng.uniform(.0009, .0022)
+    power, radius = rng.uniform(2, 4), rng.uniform(.0018, .0036) if attack else rng.uniform(.0009, .0030)
     paper = attack and rng.random() < .35          # cut out of printed paper: flat and broad
     if paper: wide, high, radius = wide*1.12, high*1.2, rng.uniform(.004, .006)
-    colour = rng.uniform(.02, .7, 3) if attack and rng.random() < .6 else rng.uniform(.01, .10)*np.ones(3)
-    frame, eyes = _glossy(_rgb(np.maximum(colour, .5) if paper else colour), .5 if paper else .15), [_glossy(_bitmap(_printed_eye(rng)), .3)]*2
+    colour = rng.uniform(.02, .6, 3) if rng.random() < .35 else rng.uniform(.01, .10)*np.ones(3)
+    frame, eyes = _glossy(_rgb(np.maximum(colour, .25) if paper else colour), .5 if paper else .15), [_glossy(_bitmap(_printed_eye(rng)), .3)]*2
     angle = np.linspace(0, 2*np.pi, 25)[:-1]
     shape = np.abs(np.cos(angle))**power + np.abs(np.sin(angle))**power
     outline = np.stack([np.cos(angle)*wide, 0*angle, np.sin(angle)*high], 1)*shape[:, None]**(-1/power)
@@ -501,17 +500,17 @@ _HOLLOW = np.full(256, Region.INSTRUMENT, np.uint8); _HOLLOW[Region.HAIR] = Regi
 
 def _mask_field(kind, rng):
     "Metres inside the mask, for the corners of the skin: positive where the mask is."
-    (x, y, z), reach = _template().T, rng.uniform(.96, 1.08)
-    hole = np.hypot((np.abs(x) - .0306)/rng.uniform(.0155, .019), (z - .7149)/rng.uniform(.008, .0115)) - 1
+    (x, y, z), wide, up, down = _template().T, *rng.uniform((.070, .096, .088), (.084, .110, .110))
+    hole = np.hypot((np.abs(x) - .0306)/rng.uniform(.0150, .0175), (z - .7149)/rng.uniform(.0070, .0095)) - 1
     holes = np.where(y < -.15, hole*.012, 1.)
     if kind == Species.FLEXIBLEMASK: return np.minimum(holes, hole*.012 + (y > -.15))
     if rng.random() < .6:                                                              # a slit between the lips
         lips = _template_points()[[13, 14]].mean(0)
         slit = np.hypot(x/rng.uniform(.012, .020), (z - lips[2])/rng.uniform(.0015, .003)) - 1
         holes = np.minimum(holes, np.where(y < -.15, slit*.003, 1.))
-    oval = 1 - np.hypot(x/(.073*reach), (z - .692)/(.097*reach))
+    oval = 1 - np.hypot(x/wide, (z - .689)/np.where(z > .689, up, down))
     if (half := rng.random()) < .2: oval = np.minimum(oval, 12*(z - .668 if half < .12 else .690 - z))   # only the upper or the lower half
-    return np.minimum.reduce([holes, oval*.07, -.114 - y])
+    return np.minimum.reduce([holes, oval*.07, (-.135 if kind == Species.PAPERMASK else -.114) - y])
 
 @lru_cache(maxsize=1)
 def _texel_normals():
@@ -523,14 +522,24 @@ def _texel_normals():
     normals = _corners(vertex_normals(head_bank().template.astype(float)))[near].mean(1)
     return cv2.resize(normals.reshape(small.shape).astype(np.float32), surface.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
+@lru_cache(maxsize=1)
+def _openings():
+    "Where the nostrils and the line between the lips are on the texture of the skin, float [h, w] in [0, 1]."
+    points, (x, y, z) = _template_points(), np.moveaxis(head_bank().surface, -1, 0)
+    nostril, lips = points[[20, 238, 242]].mean(0), (points[[78, 80, 13, 310, 308]] + points[[78, 88, 14, 318, 308]])/2
+    dark = np.exp(-((np.abs(x) - abs(nostril[0]))**2 + (y - nostril[1])**2 + (z - nostril[2])**2)/(2*.0035**2))
+    line = np.exp(-(z - np.interp(x, lips[:, 0], lips[:, 2]))**2/(2*.0012**2))
+    return np.maximum(dark, line*((np.abs(x) < .022) & (y < -.2)))
+
 def _mask_surface(kind, face, wearer, rng):
     "What a mask is made of; its tone is nearer to the wearer's than chance would have it."
     match = (np.array(look_of(wearer).skin)/look_of(face).skin)**rng.uniform(.3, 1)
-    albedo = np.clip(skin_albedo(face, .3)*match, .004, .9)
+    dark = 1 - .85*_openings()[..., None]                                # painted: a shell has none
+    albedo = np.clip(skin_albedo(face, .3)*match*dark, .004, .9)
     if kind == Species.PAPERMASK:   # a photo of the face: light baked into the picture, the gamut of ink on paper
         light = np.array([rng.normal(0, .5), -1, rng.uniform(.1, .8)]); light /= np.linalg.norm(light)
-        shade = np.clip(_texel_normals() @ light, 0, 1)*.8 + .35
-        picture = np.clip(skin_albedo(face)*match*shade[..., None]*rng.uniform(.9, 1.4), 0, 1)
+        shade = np.clip(_texel_normals() @ light, 0, 1)*.4 + .65
+        picture = np.clip(skin_albedo(face)*match*dark*shade[..., None]*rng.uniform(1., 1.5), 0, 1)
         return _glossy(_bitmap(.02 + .80*picture), rng.uniform(.3, .5), 1.35)
     if kind == Species.RIGIDMASK:   # painted resin, sometimes in a single colour
         tint = np.exp(rng.normal(0, .10, 3)); plain = rng.random() < .1
@@ -538,25 +547,26 @@ def _mask_surface(kind, face, wearer, rng):
         return _glossy(_bitmap(np.clip(paint*tint, .01, .9)), rng.uniform(.15, .35), 1.5)
     return _glossy(_bitmap(np.clip(albedo*np.exp(rng.normal(0, .05, 3)), .01, .9)), rng.uniform(.20, .30), 1.5)   # silicone
 
-def _with_mask(kind, face, wearer, rng):
+def _with_mask(kind, field, face, wearer, rng):
     "Dress a body in a paper, rigid or flexible mask that shows the head `face`."
-    bank, field = head_bank(), _mask_field(kind, rng)
-    cut, surface, scale = cut_mesh(_part(0), field), _mask_surface(kind, face, wearer, rng), rng.uniform(1.0, 1.04)
+    bank = head_bank()
+    cut, surface, scale = cut_mesh(_part(0), field), _mask_surface(kind, face, wearer, rng), rng.uniform(.99, 1.02)
     covered = np.zeros((len(bank.template), 1), bool); covered[bank.vertex[field > -.004]] = True    # landmarks elsewhere are the wearer's
-    gap = {Species.PAPERMASK: .003, Species.RIGIDMASK: .0035, Species.FLEXIBLEMASK: .0025}[kind]
+    gap = {Species.PAPERMASK: .003, Species.RIGIDMASK: .0018, Species.FLEXIBLEMASK: .0015}[kind]
     regions = _HOLLOW[skin_regions(face)] if kind == Species.FLEXIBLEMASK else Region.INSTRUMENT
-    other = head_shape(face, dict(smile=rng.uniform(0, .5), open=max(0, rng.uniform(-.3, .6)), frown=max(0, rng.uniform(-.5, .4))))
+    if kind != Species.PAPERMASK:
+        other = head_shape(face, dict(smile=rng.uniform(0, .5), open=max(0, rng.uniform(-.3, .6)), frown=max(0, rng.uniform(-.5, .4))))
 
     def dress(body):
         if kind == Species.PAPERMASK: shell = smoothed(body.rest, 25)
         else:
             middle = bank.eyes[body.head][:, :3].mean(0)
-            shell = smoothed((other - middle)*scale + middle, 2)
-            if kind == Species.FLEXIBLEMASK: shell = .5*shell + .5*smoothed(body.rest, 3)
-        normals = vertex_normals(shell); shell = shell + normals*gap
-        normals = vertex_normals(body.rest)
-        buried = gap*.6 - ((shell - body.rest)*normals).sum(1)         # nothing of the wearer comes through
-        shell = turned(shell + normals*np.maximum(buried, 0)[:, None], body.turn)
+            shell = smoothed((other - middle)*scale + middle, 1)
+            if kind == Species.FLEXIBLEMASK: shell = .5*shell + .5*smoothed(body.rest, 1)
+        outward = vertex_normals(smoothed(body.rest, 10))              # lips and nostrils keep their size
+        shell = shell + outward*gap
+        buried = gap*.6 - ((shell - body.rest)*outward).sum(1)         # nothing of the wearer comes through
+        shell = turned(shell + outward*np.maximum(buried, 0)[:, None], body.turn)
         if kind == Species.FLEXIBLEMASK:
             shell = shell + vertex_normals(shell)*_hair_height(face)[:, None]
         points, normals = _corners(shell), _corners(vertex_normals(shell))
@@ -571,14 +581,17 @@ def _puppet(head, rng):
 def _costume(species, head, rng, worn=None):
     "All that is put before the camera: functions from a body to parts."
     glasses = rng.random() < .3
-    if species == Species.FAKEHEAD: layers = [_puppet(head, rng)]
-    else: layers = [_person(head, rng, hair=species != Species.WIG, covered=species == Species.FLEXIBLEMASK)]
-    if species == Species.WIG: layers.append(_with_long_hair(head, rng, wig=True))
     masked = species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK)
+    field = _mask_field(species, rng) if masked else None
+    hidden = field > .006 if masked else None
+    if masked and species != Species.FLEXIBLEMASK: hidden &= _corners(_hair_height(head)) == 0    # hair falls over the rim
+    if species == Species.FAKEHEAD: layers = [_puppet(head, rng)]
+    else: layers = [_person(head, rng, hair=species != Species.WIG, hidden=hidden)]
+    if species == Species.WIG: layers.append(_with_long_hair(head, rng, wig=True))
     if masked and worn is None: worn = int(rng.choice(head_ids("masks")))
     top = worn if species == Species.FLEXIBLEMASK else head             # whose hair is seen
     if species != Species.WIG and look_of(top).style == "long": layers.append(_with_long_hair(top, rng))
-    if masked: layers.append(_with_mask(species, worn, head, rng))
+    if masked: layers.append(_with_mask(species, field, worn, head, rng))
     if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True))
     elif glasses and species not in (Species.PAPERMASK, Species.RIGIDMASK): layers.append(_with_glasses(rng))
     return layers
@@ -594,42 +607,46 @@ def _any_skin(rng):
     "The skin of somebody's hands, often not the person's whose face is seen."
     return np.array(look_of(int(rng.integers(len(head_bank().eyes)))).skin)
 
+def _board(reach, rng):
+    "A framed picture on the wall behind."
+    gap = rng.uniform(.30, .42); far = (reach + gap)/reach
+    half = FACE_BOX*far*rng.uniform(.65, 1.)*np.array([1, rng.uniform(1.1, 1.5)])
+    middle, roll = FACE + (0, gap, .01) + rng.normal(0, (.02, 0, .03)), rng.normal(0, .05)
+    frame = np.array([(.86, .85, .82), (.02, .02, .02), (.45, .45, .45), (.20, .11, .05)])[rng.choice(4, p=(.45, .3, .1, .15))]
+    a, b = rng.integers(0, 192, 2)
+    side = 192 if rng.random() < .7 else 48
+    picture = draw_wall(rng=rng)[a:a + side, b:b + side]
+    return [_quad(middle, half + far*rng.uniform(.005, .02), roll, _matte(_rgb(frame))),
+            _quad(middle - (0, .002, 0), half, roll, _matte(_bitmap(picture)))]
+
+def _hand(side, flesh, nail, rng):
+    "A hand beside the face, perhaps with a phone or a sheet of paper in it."
+    mi = _mitsuba()
+    edge, height, count = FACE_BOX*rng.uniform(.55, .85), rng.uniform(-.09, .07), int(rng.integers(1, 5))
+    tips = [np.array([side*(edge + .004*abs(j - 1.3)), FACE[1] - .004*j, FACE[2] + height + .018*j]) for j in range(count)]
+    tubes = [_tube([tip, tip + (side*.03, -.001, -.002), tip + (side*.07, 0, -.004)], .0086, False, 10) for tip in tips]
+    knuckles = [tip + (side*.07, .002, -.004) for tip in (tips[0], tips[-1])]
+    wrist = (knuckles[0] + knuckles[-1])/2 + (side*.09, .01, -.08)
+    tubes += [_tube([knuckle + (0, .004, 0), wrist + (0, .004, 0)], .014, False, 10) for knuckle in knuckles]
+    points, triangles = _joined(tubes)
+    def ball(centre, radius, bsdf):
+        return _Part(mi.load_dict({"type": "sphere", "center": centre.tolist(), "radius": radius, "bsdf": bsdf}), Region.BACKGROUND)
+    parts = [_Part(_mesh(flesh, points, _normals(points, triangles), points[:, :2], triangles), Region.BACKGROUND)]
+    parts += [ball(tip, .0086, flesh) for tip in tips] + [ball(tip + (side*.001, -.0042, .0005), .0052, nail) for tip in tips]
+    kind = rng.choice(("phone", "paper", "none"), p=(.4, .4, .2))
+    half = {"phone": (.036, .075), "paper": (rng.uniform(.03, .08), rng.uniform(.05, .12))}.get(kind)
+    if half is None: return parts
+    stuff = _glossy(_rgb((.02, .02, .022)), .15) if kind == "phone" else _matte(_rgb(rng.uniform(.35, .75)*np.array([1, .99, .96])))
+    held = tips[count//2] + (side*(half[0] - .012), .014, -rng.uniform(0, .05))
+    return parts + [_quad(held, half, rng.normal(0, .12), stuff)]
+
 def _clutter(pinhole, rng):
-    "What else is in the picture, with a bona fide face as with a worn attack: a framed board behind, hands beside the face."
-    mi, parts = _mitsuba(), []
-    reach = np.linalg.norm(pinhole.matrix[:3, 3] - FACE)
-    if rng.random() < .55:
-        gap = rng.uniform(.30, .42); far = (reach + gap)/reach
-        half = FACE_BOX*far*rng.uniform(.65, 1.)*np.array([1, rng.uniform(1.1, 1.5)])
-        middle, roll = FACE + (0, gap, .01) + rng.normal(0, (.02, 0, .03)), rng.normal(0, .05)
-        frame = np.array([(.86, .85, .82), (.02, .02, .02), (.45, .45, .45), (.20, .11, .05)])[rng.choice(4, p=(.45, .3, .1, .15))]
-        a, b = rng.integers(0, 192, 2)
-        side = 192 if rng.random() < .7 else 48
-        picture = draw_wall(rng=rng)[a:a + side, b:b + side]
-        parts += [_quad(middle, half + far*rng.uniform(.005, .02), roll, _matte(_rgb(frame))),
-                  _quad(middle - (0, .002, 0), half, roll, _matte(_bitmap(picture)))]
+    "What else is in the picture, with a bona fide face as with a worn attack."
+    parts = _board(np.linalg.norm(pinhole.matrix[:3, 3] - FACE), rng) if rng.random() < .55 else []
     skin = _any_skin(rng)
     flesh, nail = _glossy(_rgb(skin), .4, 1.4), _glossy(_rgb(.6*skin + (.16, .10, .09)), .2)
     hands = rng.random() < .45
-    for side in (-1, 1):
-        if not hands or rng.random() < .2: continue
-        edge, height, count = FACE_BOX*rng.uniform(.55, .85), rng.uniform(-.09, .07), int(rng.integers(1, 5))
-        tips = [np.array([side*(edge + .004*abs(j - 1.3)), FACE[1] - .004*j, FACE[2] + height + .018*j]) for j in range(count)]
-        tubes = [_tube([tip, tip + (side*.03, -.001, -.002), tip + (side*.07, 0, -.004)], .0086, False, 10) for tip in tips]
-        knuckles = [tip + (side*.07, .002, -.004) for tip in (tips[0], tips[-1])]
-        wrist = (knuckles[0] + knuckles[-1])/2 + (side*.09, .01, -.08)
-        tubes += [_tube([knuckle + (0, .004, 0), wrist + (0, .004, 0)], .014, False, 10) for knuckle in knuckles]
-        points, triangles = _joined(tubes)
-        parts.append(_Part(_mesh(flesh, points, _normals(points, triangles), points[:, :2], triangles), Region.BACKGROUND))
-        ball = lambda centre, radius, bsdf: _Part(mi.load_dict({"type": "sphere", "center": centre.tolist(), "radius": radius, "bsdf": bsdf}), Region.BACKGROUND)
-        parts += [ball(tip, .0086, flesh) for tip in tips] + [ball(tip + (side*.001, -.0042, .0005), .0052, nail) for tip in tips]
-        kind = rng.choice(("phone", "paper", "none"), p=(.4, .4, .2))
-        half = {"phone": (.036, .075), "paper": (rng.uniform(.03, .08), rng.uniform(.05, .12))}.get(kind)
-        if half is None: continue
-        stuff = _glossy(_rgb((.02, .02, .022)), .15) if kind == "phone" else _matte(_rgb(rng.uniform(.35, .75)*np.array([1, .99, .96])))
-        held = tips[count//2] + (side*(half[0] - .012), .014, -rng.uniform(0, .05))
-        parts.append(_quad(held, half, rng.normal(0, .12), stuff))
-    return parts
+    return parts + [part for side in (-1, 1) if hands and rng.random() > .2 for part in _hand(side, flesh, nail, rng)]
 
 # %% ../nbs/09_scenes.ipynb #c032
 def _stage(surroundings):

@@ -42,9 +42,9 @@ class Profile:
     protocols:tuple[str, ...] = ()   # `dataset/protocol` that are made; empty: all
 
 PROFILES = {p.name: p for p in (
-    Profile("smoke", "smoke", 96, ModelOptions(width=4), TrainingOptions(size=24, steps=40, batch=12, lr=1.6e-2, schedule="one_cycle"),
+    Profile("smoke", "smoke", 96, ModelOptions(width=4), TrainingOptions(size=24, steps=40, batch=12, lr=1.6e-2, schedule="one_cycle", leak=.1),
             ScoringOptions(frames=1, size=24), protocols=("wmca/LOO_glasses", "oulu_npu/1", "casia_fasd/to_replay_attack")),
-    Profile("demo", "demo", 96, ModelOptions(width=8), TrainingOptions(size=24, steps=340, batch=24, lr=1.6e-2, schedule="one_cycle"),
+    Profile("demo", "demo", 96, ModelOptions(width=8), TrainingOptions(size=24, epochs=56, batch=16, lr=1.6e-2, schedule="one_cycle", leak=.1),
             ScoringOptions(frames=1, size=24)),
     Profile("small", "small", 192, ModelOptions(width=32), TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
             ScoringOptions(frames=5, size=128), seeds=(0, 1, 2)),

@@ -112,9 +112,10 @@ class _MapNet(nn.Module):
     "What the networks have in common: sizes are checked, maps come on the H/8 grid or in the input's size."
     def forward_grid(self,
         x:torch.Tensor,   # float [n, 3, h, w], from `normalise`
+        leak:float=0.,    # slope below zero, for training
     ) -> torch.Tensor:    # [n, out_channels, h/8, w/8]
         "The maps on the grid of the head."
-        return self.logits(x).relu()
+        return F.leaky_relu(self.logits(x), leak)
 
     def forward(self,
         x:torch.Tensor,   # float [n, 3, h, w], from `normalise`

@@ -206,7 +206,7 @@ def train(
         batch = training_batch(frames, labels, index, options, scheme.depth, rng=rng, device=device)
         mixed = mcrea(batch.images, batch.maps, batch.regions, batch.landmarks, spec.mcrea.gamma, spec.mcrea.rho, spec.mcrea.scheme, rng=rng)
         for group in optimizer.param_groups: group["lr"] = learning_rate(options, step, steps, epoch)
-        pred = model.forward_grid(normalise(mixed.images))
+        pred = model.forward_grid(normalise(mixed.images), options.leak)
         target, valid = mixed.maps[:, list(scheme.channels)], (mixed.regions != Region.IGNORE)[:, None]
         loss = annotation_loss(pred, target, options.alpha, options.beta, valid)
         optimizer.zero_grad()

@@ -299,6 +299,7 @@ class TrainingOptions:
     crop:tuple[float, float] = (1.2, 1.4)  # side of the random crop, in face-box sides
     flip:float = .5                # probability of a horizontal flip
     preset:str = "skin"            # key of `CHANNEL_OF`
+    leak:float = 0.                # slope of the maps below zero while training; 0 is the ReLU of the paper, behind which a map can die
 
 @dataclass(frozen=True, slots=True)
 class MCREAOptions:

@@ -431,8 +431,9 @@ class File:
     def whole(self) -> bool: return self.container in ("", "raw")     # a frame of the camera, not a face crop
     @cached_property
     def face(self) -> np.ndarray|None:
-        "Given face box nearest to the middle frame, of those that lie in the frame."
-        boxes = {i: g.box for i, g in self.given.items() if g.box is not None} if self.whole else {}
+        "Given face box nearest to the middle frame."
+        try: boxes = {i: g.box for i, g in self.given.items() if g.box is not None} if self.whole else {}
+        except InputError: return None         # a rule of its own tells
         return boxes[min(boxes, key=lambda i: abs(i - self.middle))] if boxes else None
 
     def inner(self, picture) -> np.ndarray:
@@ -455,6 +456,11 @@ def probe(
     return Probe(found, file.frames, math.nan if box is None else math.sqrt(max(0, (box[2] - box[0])*(box[3] - box[1]))/(h*w)), file.container)
 
 # %% ../nbs/13_check.ipynb #c020
+@rule("V11", "file")
+def _opens(see):
+    try: see.frames
+    except InputError as error: yield Finding("cannot be read", "a readable file", str(error))
+
 @rule("V17", "file", "wmca")
 def _planes(see):
     channels = see.p.attrs.get("channels", "")
@@ -631,7 +637,8 @@ def statement(
                     shape = dict(raw=lambda: file[WMCA.color_stream].shape[1:3], video=lambda: file["data"].shape[1:], frames=lambda: file[frame_keys(file)[0]]["array"].shape)[kind]()
                     kinds[f"{dict(raw='raw recordings', video='face crops, video container', frames='face crops, frame container')[kind]}, {' x '.join(map(str, shape))}"] += 1
             except (InputError, KeyError, AttributeError): kinds["not readable"] += 1
-        lines.append(f"container: {'; '.join(kinds)} (of {kinds.total()} files looked into); channels: {see.channels or 'not given, needed for face crops'}")
+        lines.append(f"container: {'; '.join(kinds)} (of {kinds.total()} files looked into))"
+                     + (f"; channels: {see.channels}" if see.channels else "; --channels is needed" if any("crops" in kind for kind in kinds) else ""))
         absent = [p for p in ("grandtest", *WMCA_RULES) if p not in see.read_lists and (not see.protocol or p == see.protocol)]
         rule = "; the others follow from grandtest" if "grandtest" in see.read_lists else "; PROTOCOL-grandtest.csv is needed"
         lines.append(f"lists: {', '.join(see.read_lists) or 'none'}{rule if absent else ''}")
@@ -699,9 +706,14 @@ def check_dataset(
     see.probes = [(p, r if not isinstance(r, Failure) else Probe((Finding("cannot be read", found=r.reason, severity="error", id="V11"),))) for p, r in zip(sample, probes)]
     findings += _grouped(see)
     if deep: findings += run_rules("sample", name, see)
-    findings = [replace(f, found=f.found.replace(f"{scan.root}{os.sep}", "")) for f in findings]
+    findings = [replace(f, found=_inside(f.found, scan.root, annotations, protocols)) for f in findings]
     findings.sort(key=lambda f: (("error", "warning", "note").index(f.severity), f.id))
     return Report(name, scan.origin, tuple(findings), tuple(count_table(see)), tuple(statement(see, workers)), len(sample), len(scan.presentations))
+
+def _inside(text, root, *folders):
+    "A message with paths relative to the folders that the user named."
+    for folder in (root, *folders): text = text.replace(f"{folder}{os.sep}", "") if folder else text
+    return text.replace(str(root), "the data set")
 
 def _absent(name, root, id):
     try: find_root(name, root); found = "no readable table"

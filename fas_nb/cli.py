@@ -32,6 +32,9 @@ def _command(parser, work):
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             _say(f"{parser().prog}: {error.strerror}: {error.filename}; check the path and its permissions")
             return 1
+        except BrokenPipeError:                   # the reader, `head` for instance, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except OSError as error:
             if error.errno != 28: raise           # 28: the disk is full
             _say(f"{parser().prog}: the disk is full; what was finished is kept, free some space and start the same command again")

@@ -620,7 +620,7 @@ def content_hash(
     return digest.hexdigest()
 
 # %% ../nbs/13_check.ipynb #c024
-FRAMES, SECONDS_PER_FRAME, KILOBYTES_PER_FRAME = 10, .12, 370.  # of fas_annotate with its defaults on one process, nbs/bench/check_speed.ipynb
+FRAMES, SECONDS_PER_FRAME, KILOBYTES_PER_FRAME = 10, .15, 370.  # of fas_annotate with its defaults on one process, nbs/bench/check_speed.ipynb
 
 def statement(
     see:Folder,
@@ -637,7 +637,7 @@ def statement(
                     shape = dict(raw=lambda: file[WMCA.color_stream].shape[1:3], video=lambda: file["data"].shape[1:], frames=lambda: file[frame_keys(file)[0]]["array"].shape)[kind]()
                     kinds[f"{dict(raw='raw recordings', video='face crops, video container', frames='face crops, frame container')[kind]}, {' x '.join(map(str, shape))}"] += 1
             except (InputError, KeyError, AttributeError): kinds["not readable"] += 1
-        lines.append(f"container: {'; '.join(kinds)} (of {kinds.total()} files looked into))"
+        lines.append(f"container: {'; '.join(kinds)} (of {kinds.total()} files looked into)"
                      + (f"; channels: {see.channels}" if see.channels else "; --channels is needed" if any("crops" in kind for kind in kinds) else ""))
         absent = [p for p in ("grandtest", *WMCA_RULES) if p not in see.read_lists and (not see.protocol or p == see.protocol)]
         rule = "; the others follow from grandtest" if "grandtest" in see.read_lists else "; PROTOCOL-grandtest.csv is needed"

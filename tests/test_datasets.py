@@ -1,5 +1,5 @@
 "Names, trees, tables and face files read back to what was written; frames come without memory growing with the video."
-import re, subprocess, sys
+import re, sys
 from pathlib import Path
 
 import h5py
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import trees
 from conftest import call
-from fas_nb.datasets import (LAYOUTS, WMCA_INSTRUMENTS, given_faces, iter_frames, open_dataset, presentation_of, read_depth, read_frame, read_frames,
+from fas_nb.datasets import (LAYOUTS, WMCA_INSTRUMENTS, given_faces, open_dataset, presentation_of, read_depth, read_frame, read_frames,
                              scan_dataset)
 from fas_nb.synthetic import RENDER_PROFILES, render_plan
 from fas_nb.vocab import InputError, Presentation, Species
@@ -175,3 +175,19 @@ def test_a_table_is_checked_annotated_trained_and_tested(tmp_path):
                 "--root", tmp_path, "--workers", "1", "--quiet", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"origin": "real"' in done.stdout and "table/own" in done.stdout
+
+def test_face_crops_of_wmca_are_annotated_with_their_depth(tmp_path):
+    "The channels reach the workers that decode, though these do not learn what was presented; the depth plane becomes the depth map."
+    import cv2
+    from skimage.data import astronaut
+    path = tmp_path/"wmca/face-station/17.01.18/001_01_000_0_00.h5"; path.parent.mkdir(parents=True)
+    face = cv2.resize(astronaut()[:300, 80:380], (128, 128), interpolation=cv2.INTER_AREA)
+    depth = np.tile(np.linspace(60, 200, 128).astype(np.uint8), (128, 1))
+    with h5py.File(path, "w") as file: file["data"] = np.stack([np.concatenate([face, depth[..., None]], -1).transpose(2, 0, 1)]*2)
+    command = "fas_annotate", "wmca", tmp_path/"wmca", "--frames", "1", "--size", "96", "--workers", "1", "--quiet", "--out", tmp_path/"out"
+    done = call(*command)
+    assert done.returncode == 1 and "name the channels" in done.stdout + done.stderr
+    done = call(*command, "--channels", "rgb,depth")
+    assert done.returncode == 0 and "1 annotated" in done.stdout, done.stdout + done.stderr
+    manifest = pd.read_parquet(tmp_path/"out/annotations/manifest.parquet")
+    assert list(manifest.depth_mode) == ["sensor"] and list(manifest.species) == ["bona_fide"], manifest.T

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import iter_frames, read_depth
+from .datasets import DECODING, iter_frames, read_depth
 from .depth import fill_nearest, normalise_depth, sensor_depth, z_buffer
 from .landmarks import detect_landmarks, face_crop, landmark_flags, mesh_in_box
 from .parallel import Failure, run_parallel
@@ -360,9 +360,9 @@ class Summary:
 
 def withhold(
     presentation:Presentation,
-) -> Presentation:  # without species and attributes
+) -> Presentation:  # without species, and of the attributes only what decoding needs
     "A presentation that does not say what was presented."
-    return replace(presentation, species="", attrs={})
+    return replace(presentation, species="", attrs={key: presentation.attrs[key] for key in DECODING if key in presentation.attrs})
 
 def _run(fn, todo, total, desc, **how):
     results = run_parallel(fn, todo, desc=desc, **how)

@@ -276,8 +276,10 @@ def auc(
 def by_presentation(
     table:pd.DataFrame,       # one row per frame: `presentation, species, score`, and what else the score table has
     presentations:list=None,  # `Presentation`s that must appear, also where the table has no row of them
+    how:str="mean",           # of the scored frames: `mean`, `median`, `max`, `min`
 ) -> pd.DataFrame:            # one row per presentation: `score` (nan if none), `frames` that were scored, `acquired`
-    "The mean score of each presentation over its scored frames."
+    "The score of each presentation over its scored frames."
+    if how not in ("mean", "median", "max", "min"): raise ValueError(f"by_presentation: how is {how!r}; use mean, median, max or min")
     need = ["presentation", "species", "score"]
     if lost := [c for c in need if c not in table]: raise ValueError(
         f"by_presentation: columns {', '.join(lost)} are missing; the table has {', '.join(map(str, table.columns))}")
@@ -289,7 +291,7 @@ def by_presentation(
     means = [c for c in ("f_attack", "f_real", "score") if c in table]
     out = groups[[c for c in ("subject", "instrument", "split", "species") if c in table]].first()
     scored = table[table.score.notna()].groupby("presentation")
-    out = out.join(scored[means].mean()).join(scored.size().rename("frames")).reset_index()
+    out = out.join(scored[means].agg(how)).join(scored.size().rename("frames")).reset_index()
     absent = [p for p in presentations or () if p.id not in set(out.presentation)]
     if absent: out = pd.concat([out, pd.DataFrame([
         dict(presentation=p.id, subject=p.subject, species=p.species) for p in absent])[

@@ -384,7 +384,7 @@ class _Joint:
                 each = np.stack([np.where(self.seen[s] > 0, self.errors[s]/self.seen[s], -np.inf) for s in kinds]).max(0)
                 rates = np.where(np.isinf(each), np.nan, each)
         value, *draws = rates[:, weights > 0] @ weights[weights > 0]
-        draws, per = np.array(draws), used.groupby("species").agg(k=("groups", "nunique"), n=("units", "nunique"))
+        draws, per = np.array(draws), used.groupby("species")[["groups", "units"]].nunique()
         k, n = map(int, per.sum() if kind == "pooled" else per.min())            # of the worst: as if of the smallest
         if k < FEW: return _Half(value, draws, clopper_pearson(value*n, n, self.level), f"ignores clustering, {k} cluster{'s'*(k != 1)}")
         if value in (0, 1): return _Half(value, draws, clopper_pearson(value*k, k, self.level), f"Clopper-Pearson on {k} clusters")

@@ -8,8 +8,7 @@ __all__ = ['NO_FACES', 'oracle', 'sheet', 'contact_sheet', 'annotation_sheet', '
            'build_protocol']
 
 # %% ../nbs/53_protocol_page.ipynb #c003
-import base64, io, math
-from dataclasses import asdict
+import base64, io, json, math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -92,7 +91,7 @@ def contact_sheet(session:Session, fold, n:int=9) -> dict:
         frames = load_frames(chosen, session.data)
         first = [int(np.flatnonzero(frames.presentation == i)[0]) for i in chosen]
         rows.append((species, list(frames.images[first])))
-    return block | sheet(rows, people, session.data.origin, f"Faces of {', '.join(name for name, _ in rows)}, a row each")
+    return block | sheet(rows, people[:max(len(p) for _, p in rows)], session.data.origin, f"Faces of {', '.join(name for name, _ in rows)}, a row each")
 
 def annotation_sheet(session:Session, fold) -> dict:
     "One annotated frame of each species: what the network is told."
@@ -133,7 +132,7 @@ def maps_block(session:Session, cell:Cell, examples) -> dict:
     shaded = lambda c, m: (np.clip(m, 0, 1)[..., None]*np.array(CHANNEL_COLORS[c])).astype(np.uint8)
     lines = [*([("frame", list(images[at]))] if session.shows_faces else []), ("predicted", [maps_picture(maps[i], channels) for i in at]),
              *((c.name.lower(), [shaded(c, maps[i][k]) for i in at]) for k, c in enumerate(channels)), ("label", [maps_picture(target[i], channels) for i in at])]
-    heads = [f"{rows.species[i][:14]}\n{'hit' if right else 'MISS'} {rows.score[i]:+.2f}" for i, right in chosen]
+    heads = [f"{rows.species[i][:14]}\n{'hit ' if right else 'MISS '} {rows.score[i]:+.2f}" for i, right in chosen]
     told = f"{sum(r for _, r in chosen)} hits and {sum(not r for _, r in chosen)} misses"
     return dict(heading=f"Predicted maps, {cell.spec.fold.name}, {VARIANTS[cell.variant].title}",
                 note=f"{told} out of {len(rows)} kept test frames: for each species the furthest from the threshold {threshold:.3f} on the right side and on the wrong. "
@@ -239,9 +238,10 @@ def evidence_figure(session:Session, cells:list[Cell], every:list[Cell]) -> plt.
     "Training curves of all variants, DET curves and rates of each species of the runs of one."
     fig, axs = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
     for c in every:
-        log = [json_line for json_line in pd.read_json(session.runs_dir/c.spec.key()/"log.jsonl", lines=True)[["step", "loss"]].itertuples(index=False)]
-        axs[0].plot(*zip(*log), lw=1, label=f"{VARIANTS[c.variant].title}"[:24] if c.spec.fold.name == every[0].spec.fold.name and c.spec.seed == every[0].spec.seed else None)
-    axs[0].set(yscale="log", title="training loss"); axs[0].set_xlabel("step", fontsize=8)
+        log = [json.loads(line) for line in (session.runs_dir/c.spec.key()/"log.jsonl").read_text().splitlines()]
+        axs[0].plot([r["step"] for r in log], [r["loss"] for r in log], lw=1, label=f"{VARIANTS[c.variant].title}"[:24] if c.spec.fold.name == every[0].spec.fold.name and c.spec.seed == every[0].spec.seed else None)
+    axs[0].set_title("training loss"); axs[0].set_xlabel("step", fontsize=8)
+    axs[0].set_ylim(0)
     if len({c.variant for c in every}) > 1: axs[0].legend(fontsize=5, frameon=False)
     for c in cells:
         scores = read_scores(c.spec, session.runs_dir).query("split == 'test' and acquired")

@@ -22,7 +22,7 @@ import pandas as pd
 from jinja2 import Template
 
 from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, check_names, code_hash, failure_log,
-                              get_profile, is_made, made_protocols, make_runs, prepare, protocol_runs, read_result, test_set, training_images)
+                              get_profile, is_made, made_protocols, make_runs, prepare, protocol_datasets, protocol_runs, read_result, test_set, training_images)
 from .manifest import PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions, write_crate
 from .metrics import Difference, Threshold, compare, mean_rate
 from .parallel import Failure
@@ -336,17 +336,18 @@ def empty_block(session:Session, table:int) -> list[dict]:
     spec, profile = TABLES[table], session.profile
     seconds = [sum(read_result(s, session.runs_dir)["seconds"].values()) for s in {c.spec.key(): c.spec for c in session.cells}.values() if is_made(s, session.runs_dir)]
     length = f", about {np.median(seconds):.0f} s a run as measured here" if seconds else ""
-    rows = []
-    for v in spec.variants:
-        for p in spec.protocols:
+    cells = {}   # (protocol, why, what it takes) -> variants
+    for p in spec.protocols:
+        for v in spec.variants:
             e = entry(session, p, v, spec.metric, spec.unit)
             if not math.isnan(e.value): continue
             failed = [f.item.key() for f in session.failures if f.item.key() in {c.spec.key() for c in session.cells_of(p, v)}]
-            data = "the rendered" if profile.render else "your copy of"
             cure = (f"read {failed[0][:12]}….failed.log in the folder of runs, mend what it names, start the same command again" if failed else
-                    f"fas_run --protocol {p} --variant {v} --profile {profile.name}{length}; needs {data} {' and '.join(dict.fromkeys(x for x in p.split('/to_')))} data")
-            rows.append([f"{p}, {VARIANTS[v].title}", {"text": e.reason}, {"text": cure}])
-    return [dict(heading="What it would take to fill the empty cells", columns=["cell", "why it is empty", "what it takes"], rows=rows)] if rows else []
+                    f"fas_run --protocol {p} --profile {profile.name} --variant VARIANT{length}; needs {'the rendered' if profile.render else 'your copy of'} "
+                    f"{' and '.join(protocol_datasets(p))}")
+            cells.setdefault((p, e.reason, cure), []).append(v)
+    rows = [[p, {"text": ", ".join(variants)}, {"text": why}, {"text": cure}] for (p, why, cure), variants in cells.items()]
+    return [dict(heading="What it would take to fill the empty cells", columns=["protocol", "variants", "why it is empty", "what it takes"], rows=rows)] if rows else []
 
 def detail_block(session:Session, protocols, variants) -> dict:
     "Every run behind a page: threshold, rates in both units, AUC, numbers of what was scored."
@@ -427,19 +428,22 @@ def page(
     return template.render(title=title, origin=origin, banner=BANNERS[origin], blocks=blocks, lead=lead, warnings=warnings, links=links)
 
 def picture(
-    fig:plt.Figure, origin:str, alt:str,
+    fig:plt.Figure,   # with constrained layout
+    origin:str, alt:str,
 ) -> dict:
     "A figure as a block; its origin is written into the picture, so that it survives a screenshot."
-    if origin == "rendered": fig.text(.995, 1.01, "rendered data (syn)", ha="right", va="bottom", fontsize=7, color="#8a4b00")
+    if origin == "rendered":
+        fig.get_layout_engine().set(rect=(0, 0, 1, .94))   # room for the mark; a second drawing for a tight box would take as long as the first
+        fig.text(.995, .995, "rendered data (syn)", ha="right", va="top", fontsize=7, color="#7a4200")
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    fig.savefig(buffer, format="png", dpi=110)
     plt.close(fig)
     return dict(image=base64.b64encode(buffer.getvalue()).decode(), alt=alt)
 
 def table_figure(session:Session, table:int) -> plt.Figure:
     "Our values of a table as dots with their intervals."
     spec, columns = TABLES[table], [c for c, (kind, _) in columns_of(table).items() if kind == "value"]
-    fig, ax = plt.subplots(figsize=(8, 2.6))
+    fig, ax = plt.subplots(figsize=(8, 3), layout="constrained")
     for i, v in enumerate(spec.variants):
         row = our_row(session, table, v)
         at, values = np.arange(len(columns)) + .08*(i - (len(spec.variants) - 1)/2), np.array([row[c].value for c in columns])
@@ -447,8 +451,8 @@ def table_figure(session:Session, table:int) -> plt.Figure:
         ax.errorbar(at, values, np.clip(np.abs(limits - values[:, None]).T, 0, None), fmt="o", ms=5, lw=1, alpha=.8, label=VARIANTS[v].title)
     ax.set_xticks(range(len(columns)), [c.replace("_", " ") for c in columns], fontsize=8)
     ax.set_ylabel(f"{spec.metric}, %", fontsize=8); ax.tick_params(labelsize=8); ax.set_ylim(0)
-    if len(spec.variants) > 1: ax.legend(fontsize=7, frameon=False, ncols=2)
-    ax.set_title("rendered data (syn), 95 % intervals" if session.data.origin == "rendered" else "95 % intervals", fontsize=8)
+    if len(spec.variants) > 1: fig.legend(fontsize=7, frameon=False, ncols=4, loc="outside lower center")
+    ax.set_title("fas_nb on rendered data (syn), 95 % intervals" if session.data.origin == "rendered" else "fas_nb, 95 % intervals", fontsize=8)
     return fig
 
 def protocol_file(protocol:str) -> str:
@@ -592,8 +596,10 @@ def build_real_data(session:Session) -> Path:
     for d in ("wmca", "oulu_npu", "casia_fasd", "replay_attack"):
         n = sum(counts.get((d, "release", s, "all"), (0, 0))[0] for s in SPLITS)
         rows.append([d, n, n*paper.scoring.frames, f"{n*paper.scoring.frames*each/1e9:.1f} GB"])
+    weights = [(session.runs_dir/c.spec.key()/"model.safetensors").stat().st_size for c in session.cells if is_made(c.spec, session.runs_dir)]
+    run_size = f"Weights take about {np.median(weights)*(paper.model.width/session.profile.model.width)**2/1e6:.0f} MB a run on top. " if weights else ""
     speeds = (100, 300, 1000)
-    time_rows = [[f"Table {t}", len(images), f"{sum(images.values())/1e6:.1f} million", *(f"{sum(images.values())/s/3600:.0f} h" for s in speeds)]
+    time_rows = [[f"Table {t}", len(images), f"{sum(images.values())/1e6:.1f} million", *(f"{sum(images.values())/s/3600:.1f} h" for s in speeds)]
                  for t in PAPER_TABLES for images in [training_images(t, paper)]]
     seconds = [read_result(c.spec, session.runs_dir)["seconds"]["train"] for c in session.cells if is_made(c.spec, session.runs_dir)]
     here = session.profile.training
@@ -609,7 +615,7 @@ def build_real_data(session:Session) -> Path:
          "fas_reproduce --verify reports/paper")]),
         dict(heading="How much disk", columns=["data set", "presentations", "frames", "crops and annotations"], rows=rows,
              note=f"{paper.scoring.frames} frames of a presentation at {paper.frame_size} px; bytes of a frame as stored here ({session.profile.frame_size} px), scaled by area. "
-                  "The data sets themselves and about 100 MB for each hundred runs come on top."),
+                  f"{run_size}The data sets themselves are not counted."),
         dict(heading="How long", columns=["table", "runs of one seed", "training images", *(f"at {s} images/s" for s in speeds)], rows=time_rows,
              note=f"Training only, one GPU, each table alone; “ours” of Tables 1, 4 and 5 is made once. {pace} Measure yours: fas_run --protocol oulu_npu/1 --profile paper "
                   "--set training.epochs=1 --data-root DIR, then seconds in fas_run --list --json.")]

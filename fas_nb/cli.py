@@ -47,6 +47,7 @@ def _command(parser, work):
 def _work_options(parser):
     parser.add_argument("--workers", type=int, default=2, help="processes on this machine (2)")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler instead, tcp://host:port")
+    parser.add_argument("--slurm", metavar="FILE", help="YAML file that says how to ask SLURM for workers: queue, cores, memory, walltime, jobs, …")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 def _profile_options(parser):
@@ -56,6 +57,13 @@ def _profile_options(parser):
     parser.add_argument("--root", default="", help="project folder (looked for above the working folder)")
     parser.add_argument("--seeds", default="", help="comma-separated (those of the profile)")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the profile, e.g. training.steps=200")
+
+def _scheduler(args):
+    "The address of the scheduler that the arguments ask for."
+    if not args.slurm: return args.scheduler
+    if args.scheduler: raise InputError("--slurm and --scheduler exclude each other; --slurm starts a scheduler of its own", 2)
+    from fas_nb.parallel import slurm_scheduler
+    return slurm_scheduler(args.slurm)
 
 def _overrides(args):
     if bad := [s for s in args.set if "=" not in s]: raise InputError(f"--set {bad[0]}: expected FIELD=VALUE, e.g. training.steps=200", 2)
@@ -85,7 +93,7 @@ def _synth(args):
     sizes = {layout: disk_estimate(layout, args.profile)/1e6 for layout in layouts}
     _say(f"about {sum(sizes.values()):.0f} MB of disk: " + ", ".join(f"{layout} {size:.0f}" for layout, size in sizes.items()))
     for layout in layouts:
-        root = render_dataset(layout, args.out, args.profile, args.seed, args.workers, args.scheduler, not args.quiet)
+        root = render_dataset(layout, args.out, args.profile, args.seed, args.workers, _scheduler(args), not args.quiet)
         _say(f"{layout}: {root}")
 
 fas_synth = _command(_synth_parser, _synth)
@@ -111,7 +119,7 @@ def _check_parser():
 def _check(args):
     from fas_nb.check import check_dataset
     report = check_dataset(args.dataset, args.folder, args.deep, args.protocol, args.annotations, args.protocols, args.channels, args.real,
-                           workers=args.workers, scheduler=args.scheduler, progress=not args.quiet)
+                           workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
     print(report.to_json() if args.json else report)
     return 0 if report.ok else 1
 
@@ -133,7 +141,7 @@ def _annotate_parser():
 def _annotate(args):
     from fas_nb.datasets import open_dataset
     from fas_nb.maps import FrameStore, annotate_dataset, extract_frames
-    common = dict(workers=args.workers, scheduler=args.scheduler, progress=not args.quiet)
+    common = dict(workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
     found, out = open_dataset(args.dataset, args.folder, args.channels), Path(args.out)
     cropped = extract_frames(found, out/"frames", args.frames, args.size, **common)
     bad = {path for path, _ in cropped.failures}
@@ -150,43 +158,48 @@ fas_annotate = _command(_annotate_parser, _annotate)
 
 # %% ../nbs/52_cli.ipynb #c011
 def _run_parser():
-    p = _parser("fas_run", "Make, list, show or remove single runs (one training and its scores).",
-                "fas_run make --protocol oulu_npu/1 --variant ours --profile demo")
-    p.add_argument("action", choices=("make", "list", "show", "gc"), help="make one protocol's runs, list finished runs, show one, or remove those that no table of the profile needs")
-    p.add_argument("key", nargs="?", help="for show: the first digits of a run's key")
-    p.add_argument("--protocol", default="oulu_npu/1", help="for make: dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
-    p.add_argument("--variant", default="ours", help="for make: ours, living_only, attack_only, no_background, binary, no_mcrea, rho3 (ours)")
+    p = _parser("fas_run", "Make the runs of one protocol (a training and its scores for each fold and seed), or list, show or remove finished runs.",
+                "fas_run --protocol oulu_npu/1 --variant ours --profile demo")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="list finished runs")
+    what.add_argument("--show", metavar="KEY", help="everything about the runs whose key begins so")
+    what.add_argument("--gc", action="store_true", help="remove runs that no table of the profile needs, and what killed runs left behind")
+    p.add_argument("--protocol", default="oulu_npu/1", help="dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
+    p.add_argument("--variant", default="ours", help="ours, living_only, attack_only, no_background, binary, no_mcrea, or one of Table 6 (ours)")
     p.add_argument("--json", action="store_true", help="print JSON")
     _profile_options(p); _work_options(p)
     return p
 
 def _run(args):
-    from fas_nb.ablations import TABLES, collect_garbage, find_runs, made_protocols, get_profile, read_result
+    from fas_nb.ablations import TABLES, collect_garbage, failure_log, find_runs, get_profile, made_protocols, read_result
     from fas_nb.reports import open_session, project_root
     runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
+    if args.list or args.show is not None:
+        rows = find_runs(runs_dir, args.show or "")
+        if args.show is not None and not rows: raise InputError(f"no run in {runs_dir} begins with {args.show!r}; see fas_run --list")
+        return _print_runs(rows, args.json or args.show is not None)
     options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root, overrides=_overrides(args),
-                   workers=args.workers, scheduler=args.scheduler, progress=not args.quiet)
-    if args.action == "make":
-        session = open_session(args.profile, {args.protocol: (args.variant,)}, **options)
-        rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed, **read_result(c.spec, runs_dir))
-                for c in session.cells if c.spec.key() not in {f.item.key() for f in session.failures}]
-        _print_runs(rows, args.json)
-        for f in session.failures: _say(f"fas_run: {f.item.fold.name}: {f.reason}")
-        return 1 if session.failures else 0
-    if args.action == "gc":
+                   workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
+    if args.gc:
         chosen = get_profile(args.profile, _overrides(args))
-        wanted = {p: tuple(v for t in TABLES.values() for v in t.variants) for t in TABLES for p in made_protocols(t, chosen)}
-        session = open_session(args.profile, wanted, make=False, **options)
+        wanted = {}
+        for t in TABLES:
+            for p in made_protocols(t, chosen): wanted[p] = (*wanted.get(p, ()), *TABLES[t].variants)
+        session = open_session(args.profile, {p: tuple(dict.fromkeys(v)) for p, v in wanted.items()}, make=False, **options)
         removed = collect_garbage(runs_dir, {c.spec.key() for c in session.cells})
-        print(f"{len(removed)} runs removed that no table of profile {args.profile} needs")
+        if args.json: print(json.dumps(removed, indent=1))
+        else: print(f"{len(removed)} runs and leftovers removed that no table of profile {args.profile} needs")
         return 0
-    rows = find_runs(runs_dir, args.key or "")
-    if args.action == "show" and not rows: raise InputError(f"no run in {runs_dir} begins with {args.key!r}; see fas_run list")
-    _print_runs(rows, args.json or args.action == "show")
+    session = open_session(args.profile, {args.protocol: (args.variant,)}, **options)
+    rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed, **read_result(c.spec, runs_dir))
+            for c in session.cells if c.spec.key() not in {f.item.key() for f in session.failures}]
+    _print_runs(rows, args.json)
+    for f in session.failures: _say(f"fas_run: {f.item.fold.name}: {f.reason}; trace in {failure_log(f.item, runs_dir)}")
+    return 1 if session.failures else 0
 
 def _print_runs(rows, as_json):
     if as_json: return print(json.dumps(rows, indent=1))
-    for r in rows: print(f"{r['key'][:12]}  {r.get('dataset', '')}{r['protocol']:<28} {r['fold']:<16} {r['variant']:<14} seed {r['seed']}  "
+    for r in rows: print(f"{r['key'][:12]}  {r['protocol']:<28} {r['fold']:<16} {r['variant']:<14} seed {r['seed']}  "
                          f"AUC train {r['auc']['train']:.2f} dev {r['auc']['dev']:.2f}  ACER {_per_cent(r['frame']['ACER'])}{' syn' if r['origin'] == 'rendered' else ''}")
     print(f"{len(rows)} runs")
 
@@ -197,15 +210,28 @@ fas_run = _command(_run_parser, _run)
 def _reproduce_parser():
     p = _parser("fas_reproduce", "Make the runs behind tables of the paper, and their pages as HTML, CSV and JSON.",
                 "fas_reproduce --tables 1,2,3,4,5 --profile demo")
-    p.add_argument("--tables", default="1,2,3,4,5", help="numbers, comma-separated (1,2,3,4,5)")
+    p.add_argument("--tables", default="1,2,3,4,5", help="numbers, comma-separated (1,2,3,4,5); 6 compares choices that the paper leaves open")
+    p.add_argument("--faces", action="store_true", help="pages of licensed data show faces")
+    p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash behind a folder of reports again and say what no longer matches")
     p.add_argument("--json", action="store_true", help="print where the pages are, and what failed, as JSON")
     _profile_options(p); _work_options(p)
     return p
 
+def _verify(args):
+    from fas_nb.reports import verify
+    wrong, different, compared = verify(args.verify, args.runs_dir)
+    if args.json: print(json.dumps(dict(no_longer_matches=wrong, differs_here=different, compared=compared), indent=1))
+    else:
+        for line in different: print(f"differs here: {line}")
+        for line in wrong: print(f"no longer matches: {line}")
+        print(f"{compared} hashes and facts compared, {len(wrong)} no longer match")
+    return 1 if wrong else 0
+
 def _reproduce(args):
+    if args.verify: return _verify(args)
     from fas_nb.reports import reproduce
     index, failed = reproduce(_numbers(args.tables, "--tables"), args.profile, args.data_root, args.runs_dir, args.root, args.seeds, _overrides(args),
-                              args.workers, args.scheduler, not args.quiet, _say)
+                              args.workers, _scheduler(args), not args.quiet, _say, args.faces)
     if args.json: print(json.dumps(dict(index=str(index), failed=failed), indent=1))
     else:
         for line in failed: _say(f"failed: {line}")
@@ -216,36 +242,53 @@ fas_reproduce = _command(_reproduce_parser, _reproduce)
 
 # %% ../nbs/52_cli.ipynb #c013
 def _predict_parser():
-    p = _parser("fas_predict", "Bona fide or attack? Verdict, scores and an overlay picture for each image.", "fas_predict photo.jpg --model runs/KEY/model.safetensors --overlay out")
-    p.add_argument("images", nargs="+", help="pictures with a face")
+    p = _parser("fas_predict", "Bona fide or attack? Verdict, both intensities and an overlay of the predicted maps for pictures, videos, folders of them, or a camera.",
+                "fas_predict photo.jpg clip.mp4 --model runs/KEY/model.safetensors --overlay out")
+    p.add_argument("sources", nargs="*", metavar="FILE", help="pictures, videos, or folders that hold some")
+    p.add_argument("--camera", metavar="N", help="a camera instead: its number (0 is the first) or the address of a stream")
     p.add_argument("--model", required=True, help="weights of a run: runs/KEY/model.safetensors")
     p.add_argument("--threshold", type=float, help="attack when the score is higher (that of the weights)")
-    p.add_argument("--overlay", help="folder for overlay pictures")
+    p.add_argument("--frames", type=int, default=10, help="evenly spaced frames of a video, frames of a camera (10)")
+    p.add_argument("--combine", default="mean", help="score of a video from its frames: mean, median, highest or lowest (mean)")
+    p.add_argument("--overlay", help="folder for overlay pictures: the face, what was looked at, and every predicted map")
     p.add_argument("--json", action="store_true", help="print JSON")
     return p
 
 def _predict(args):
-    from fas_nb.decision import load_model, predict, predict_picture, read_image
-    model, rows, failed = load_model(args.model), [], 0
-    for path in args.images:
+    from fas_nb.decision import VIDEOS, camera_frames, load_model, media_files, predict, predict_frames, predict_sheet, read_image, video_frames
+    if bool(args.sources) == (args.camera is not None): raise InputError("give pictures, videos or folders, or --camera N", 2)
+    if args.frames < 1: raise InputError(f"--frames {args.frames}: expected 1 or more", 2)
+    model, rows, names = load_model(args.model), [], {}
+    for source in [f"camera {args.camera}"] if args.camera is not None else media_files(args.sources):
         try:
-            image = read_image(path)
-            verdict = predict(image, model, threshold=args.threshold)
+            if args.camera is not None: images = camera_frames(args.camera, args.frames)
+            elif source.suffix.lower() in VIDEOS: images = video_frames(source, args.frames)
+            else: images = None
+            if images is None:
+                shown = read_image(source)
+                verdict = predict(shown, model, args.threshold)
+            else:
+                verdict, which = predict_frames(images, model, args.threshold, args.combine)
+                shown = images[which]
         except InputError as error:
-            failed += 1
-            rows.append(dict(image=path, error=str(error)))
+            if error.code == 2 and args.camera is not None: raise
+            rows.append(dict(source=str(source), error=str(error)))
             continue
-        rows.append(dict(image=path, **verdict.plain()))
+        rows.append(dict(source=str(source), **verdict.plain()))
         if args.overlay:
-            import matplotlib
-            matplotlib.use("agg")
-            Path(args.overlay).mkdir(parents=True, exist_ok=True)
-            predict_picture(image, verdict).figure.savefig(Path(args.overlay)/f"{Path(path).stem}.png", dpi=110, bbox_inches="tight")
+            stem = Path(str(source).replace("/", "_") if args.camera is not None else source).stem
+            names[stem] = names.get(stem, 0) + 1                    # two files of one name in different folders
+            path = Path(args.overlay)/f"{stem}{f'_{names[stem]}' if names[stem] > 1 else ''}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            predict_sheet(shown, verdict).savefig(path, dpi=110)
+            rows[-1]["overlay"] = str(path)
     if args.json: print(json.dumps(rows, indent=1))
     else:
-        for r in rows: print(f"{r['image']}: {r['error'] if 'error' in r else '{label}  score {score:+.3f}  threshold {threshold:+.3f}'.format(**r)}")
+        number = lambda x: "–" if x is None else f"{x:.3f}"
+        for r in rows: print(f"{r['source']}: " + (r["error"] if "error" in r else
+            f"{r['label']}  F_attack {number(r['f_attack'])}  F_real {number(r['f_real'])}  score {r['score']:+.3f}  threshold {r['threshold']:+.3f}"))
         for warning in dict.fromkeys(w for r in rows for w in r.get("warnings", ())): _say(f"fas_predict: {warning}")
-    return 1 if failed else 0
+    return 1 if any("error" in r for r in rows) else 0
 
 fas_predict = _command(_predict_parser, _predict)
 

@@ -269,6 +269,7 @@ class Rate:
     errors:int = 0
     reason:str = ""          # why `value` is nan
     interval:tuple[float, float]|None = None   # 95 %
+    note:str = ""            # what to know about the interval
     per_species:dict = field(default_factory=dict)  # PAI species -> `Rate`
 
     def __float__(self): return float(self.value)

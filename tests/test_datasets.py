@@ -171,7 +171,7 @@ def test_a_table_is_checked_annotated_trained_and_tested(tmp_path):
     assert done.returncode == 0 and "train  bona_fide" in done.stdout, done.stdout + done.stderr
     done = call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--size", "96", "--workers", "1", "--quiet")
     assert done.returncode == 0 and "14 presentations: 14 annotated" in done.stdout, done.stdout + done.stderr
-    done = call("fas_run", "make", "--protocol", "table/own", "--profile", "smoke", "--set", "training.steps=4", "--data-root", tmp_path/"data",
+    done = call("fas_run", "--protocol", "table/own", "--profile", "smoke", "--set", "training.steps=4", "--data-root", tmp_path/"data",
                 "--root", tmp_path, "--workers", "1", "--quiet", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"origin": "real"' in done.stdout and "table/own" in done.stdout

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHECKS', 'RULES', 'FRAMES', 'SECONDS_PER_FRAME', 'KILOBYTES_PER_FRAME', 'Check', 'Finding', 'Report', 'rule',
            'run_rules', 'Folder', 'ListRead', 'wanted_names', 'expected_counts', 'count_table', 'Probe', 'File',
-           'probe', 'separable', 'content_hash', 'statement', 'draw_sample', 'check_dataset']
+           'probe', 'separable', 'pieces_hash', 'statement', 'draw_sample', 'check_dataset']
 
 # %% ../nbs/13_check.ipynb #c003
 import hashlib, json, math, os
@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from .datasets import (FOUR_PLANES, LAYOUTS, MARKER, UNFINISHED, WMCA, Scan, container_of, dataset_name, declared_frames, faces_path, find_root,
                              frame_indices, frame_keys, given_faces, open_hdf5, plane_names, presentation_of, read_depth, read_frames, scan_dataset,
                              stream_times)
+from .manifest import file_hash
 from .parallel import Failure, run_parallel
 from .protocols import (PROTOCOLS, WMCA_RULES, Problem, by_rule, count_fold, find_wmca_list, folds, msu_list, oulu_folder, oulu_lines, oulu_splits,
                               protocol_counts, protocol_name, read_list, replay_list, wmca_lines)
@@ -202,7 +202,7 @@ class Folder:
         "Presentation id -> split, from the folder, the table or the list."
         if self.name == "wmca": return {f"wmca/{i}": split for i, _, split in self.read_lists["grandtest"].rows} if "grandtest" in self.read_lists else {}
         if self.name == "msu_mfsd":
-            split = {client: name.split("_")[0] for name, item in self.read_lists.items() if not item.problems for client in msu_list(item.path)}
+            split = {client: name.split("_")[0] for name, item in self.read_lists.items() for client, in item.rows}
             return {p.id: split[int(p.subject)] for p in self.presentations if int(p.subject) in split}
         return {p.id: p.attrs["split"] for p in self.presentations if "split" in p.attrs}
 
@@ -593,7 +593,7 @@ def _same_content(see):
     same, by_size = {}, {}
     for p in see.presentations: by_size.setdefault(see.scan.sizes[p.id], []).append(p)
     candidates = [p for size, ps in by_size.items() if size and len(ps) > 1 for p in ps]
-    for digest in (partial(content_hash, parts=3), content_hash):     # whole files only where three short parts agree
+    for digest in (pieces_hash, file_hash):                           # whole files only where a few pieces agree
         groups = {}
         for p in candidates:
             try: groups.setdefault(digest(p.path), []).append(p)
@@ -605,18 +605,17 @@ def _same_content(see):
     for severity, paths in same.items(): yield Finding(
         f"{len(paths)} files have the content of another one" + (", of another person, class or split" if severity == "error" else ""), paths=tuple(paths), severity=severity)
 
-def content_hash(
+def pieces_hash(
     path:str|Path,
-    parts:int=0,     # 0: the whole file; else that many pieces of 64 kB, evenly spaced
+    parts:int=3,     # pieces of 64 kB, evenly spaced
 ) -> str:
-    "Hash of what a file holds."
+    "Hash of some of what a file holds, for telling files apart without reading them whole."
     digest, block = hashlib.blake2b(digest_size=16), 1 << 16
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         for i in range(parts):
             file.seek(max(0, size - block)*i//max(1, parts - 1))
             digest.update(file.read(block))
-        while not parts and (piece := file.read(16*block)): digest.update(piece)
     return digest.hexdigest()
 
 # %% ../nbs/13_check.ipynb #c024
@@ -666,7 +665,7 @@ def _asked_protocol(name, protocol):
     "(protocol as spelled here, finding) of what a user asked for."
     try: return (protocol_name(name, protocol) if protocol else ""), None
     except InputError as error:
-        word, paths = str(protocol).lower(), ()
+        word = str(protocol).lower()
         id = "V27" if "wig" in word or "makeup" in word else "V22" if name == "oulu_npu" and word.startswith("1_") else None
         if not id: raise
         return "", Finding(f"protocol {protocol} is not of the release", found=str(error), severity="error", id=id)
@@ -694,7 +693,7 @@ def check_dataset(
     if channels: plane_names(channels)
     if not Path(root or "").expanduser().exists() or not str(root): return Report(name, "", (_absent(name, root, "V26"),))
     try: scan = scan_dataset(name, root, channels)
-    except InputError as error: return Report(name, "", (_absent(name, root, "V01"),))
+    except InputError: return Report(name, "", (_absent(name, root, "V01"),))
     see = Folder(name, scan, protocol, protocols and Path(protocols), annotations and Path(annotations), channels, wanted, real, deep)
     findings = [refused] if refused else []
     for finding in run_rules("folder", name, see):

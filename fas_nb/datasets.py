@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'WMCA_INSTRUMENTS', 'DECODING', 'PLANES', 'FOUR_PLANES', 'SPLIT_WORDS', 'MARKER', 'UNFINISHED',
-           'count_video_frames', 'declared_frames', 'video_frames', 'GivenFace', 'read_face_json', 'read_eye_lines',
-           'read_box_lines', 'read_corner_lines', 'Layout', 'dataset_name', 'presentation_of', 'OULU', 'CASIA',
-           'ReplayAttack', 'stream_times', 'nearest_frames', 'registration', 'plane_names', 'open_hdf5', 'frame_keys',
-           'container_of', 'WMCA', 'MSU', 'Table', 'find_root', 'data_origin', 'walk', 'Scan', 'scan_dataset',
-           'open_dataset', 'dataset_root', 'frame_indices', 'iter_frames', 'read_frame', 'read_frames', 'read_depth',
-           'faces_path', 'given_faces']
+           'CAN_RENDER', 'count_video_frames', 'declared_frames', 'video_frames', 'GivenFace', 'read_face_json',
+           'read_eye_lines', 'read_box_lines', 'read_corner_lines', 'Layout', 'dataset_name', 'presentation_of', 'OULU',
+           'CASIA', 'ReplayAttack', 'stream_times', 'nearest_frames', 'registration', 'plane_names', 'open_hdf5',
+           'frame_keys', 'container_of', 'WMCA', 'MSU', 'Table', 'find_root', 'data_origin', 'walk', 'Scan',
+           'natural_order', 'scan_dataset', 'open_dataset', 'dataset_root', 'frame_indices', 'iter_frames',
+           'read_frame', 'read_frames', 'read_depth', 'faces_path', 'given_faces']
 
 # %% ../nbs/10_datasets.ipynb #c003
 import json, os, re
@@ -508,6 +508,7 @@ class Table(Layout):
 
 # %% ../nbs/10_datasets.ipynb #c044
 MARKER, UNFINISHED = "RENDERED.json", "RENDERING.json"  # in the root of a rendered data set, and of one not yet complete
+CAN_RENDER = ("wmca", "oulu_npu", "casia_fasd", "replay_attack")   # the layouts that `fas_synth` writes
 
 def find_root(
     name:str,         # data set, any spelling
@@ -582,7 +583,11 @@ class Scan:
         top = self.root if self.root.is_dir() else self.root.parent
         return os.path.relpath(path, top).replace(os.sep, "/")
 
-def _natural(text): return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text)]
+def natural_order(
+    text:str,
+) -> list:      # a key for `sorted`
+    "Numbers inside names by their value: `2` before `10`."
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text)]
 
 def scan_dataset(
     name:str,                      # data set, any spelling
@@ -593,7 +598,7 @@ def scan_dataset(
     name, root = dataset_name(name), find_root(name, root)
     if name == "table": return _scan_table(root)
     layout, origin, files = LAYOUTS[name], data_origin(root), {}
-    more, scan = {}, Scan(root, origin, [])
+    scan = Scan(root, origin, [])
     for folder in layout.folders:
         top = root/folder
         if (top/top.name).is_dir(): top = top/top.name    # some unpackers double the folder
@@ -609,7 +614,7 @@ def scan_dataset(
             except ValueError as error: scan.strangers.append((scan.relative(entry.path), str(error))); continue
             if p.id in files: scan.doubles.append((scan.relative(entry.path), scan.relative(files[p.id].path)))
             else: files[p.id], scan.sizes[p.id] = p, entry.stat().st_size
-    scan.presentations.extend(files[key] for key in sorted(files, key=_natural))
+    scan.presentations.extend(files[key] for key in sorted(files, key=natural_order))
     scan.denied[:] = [(scan.relative(folder), why) for folder, why in scan.denied]
     if channels and name == "wmca": _name_channels(scan.presentations, channels)
     return scan
@@ -634,7 +639,7 @@ def _scan_table(path):
         if p.id in files: scan.doubles.append((f"{where}: {scan.relative(p.path)}", scan.relative(files[p.id].path)))
         elif not os.path.isfile(p.path): scan.missing.append(scan.relative(p.path))
         else: files[p.id], scan.sizes[p.id] = p, os.path.getsize(p.path)
-    scan.presentations.extend(files[key] for key in sorted(files, key=_natural))
+    scan.presentations.extend(files[key] for key in sorted(files, key=natural_order))
     return scan
 
 # %% ../nbs/10_datasets.ipynb #c046

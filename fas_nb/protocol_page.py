@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from .ablations import (SPLITS, VARIANTS, Cell, Data, is_made, load_frames, read_examples, read_result, read_scores)
+from .manifest import write_atomically
 from .metrics import bootstrap, by_presentation, definitions, threshold_at_bpcer, threshold_at_eer
-from .reports import (MARKS, Session, code_block, detail_block, entry, interval_cell, made_by, not_learnt, page, picture, protocol_file, rate_cell, unread,
-                            write_atomically)
+from .reports import (MARKS, Session, code_block, detail_block, entry, interval_cell, made_by, not_learnt, page, picture, protocol_file, rate_cell, unread)
 from .show import maps_picture, region_picture, show_det, show_scores
 from .slices import edge_errors, face_light, hits_and_misses, inside_face, mean_difference, slice_rates, slices_apart, thirds
-from .vocab import BONA_FIDE, CHANNEL_COLORS, FRAME_FACTOR, SCHEMES, Channel, InputError
+from .vocab import BONA_FIDE, CHANNEL_COLORS, FRAME_FACTOR, SCHEMES, InputError
 
 # %% ../nbs/53_protocol_page.ipynb #c005
 def oracle(

@@ -16,7 +16,7 @@ from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
 
-from .datasets import dataset_name, dataset_root, presentation_of
+from .datasets import dataset_name, dataset_root, natural_order, presentation_of
 from .vocab import BONA_FIDE, WMCA_SPECIES, Fold, InputError, Presentation
 
 # %% ../nbs/11_protocols.ipynb #c005
@@ -140,7 +140,12 @@ def dev_clients(
     if len(clients) < 2: raise InputError(
         f"{len(clients)} training client(s); a threshold needs a client that is not trained on, so two or more")
     n = max(len(clients)//4, 2 if len(clients) >= 5 else 1)
-    return set(sorted(clients, key=lambda c: [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", c)])[-n:])
+    return set(sorted(clients, key=natural_order)[-n:])
+
+def _without_dev(train):
+    "What trains, and what gives the threshold, of training presentations that have no development set beside them."
+    last = dev_clients(list({p.subject for p in train}))
+    return [p for p in train if p.subject not in last], [p for p in train if p.subject in last]
 
 def replay_list(
     path:Path,             # e.g. `protocols/attack-grandtest-allsupports-train.txt`
@@ -169,10 +174,8 @@ def _source_splits(dataset, protocol, presentations, partial, lists):
     def part(name, split): return [p for p in presentations if p.dataset == name and p.attrs["split"] == split]
     def learn(name):
         "What trains, and what gives the threshold."
-        train, dev = part(name, "train"), part(name, "dev")
-        if name != "casia_fasd": return train, dev
-        last = dev_clients(list({p.subject for p in train}))
-        return [p for p in train if p.subject not in last], [p for p in train if p.subject in last]
+        train = part(name, "train")
+        return _without_dev(train) if name == "casia_fasd" else (train, part(name, "dev"))
     test = part(target, "test")
     if target != dataset and not test: raise InputError(
         f"{dataset} {protocol}: no test presentation of {target} was given; open both data sets and hand both lists in")
@@ -198,18 +201,16 @@ def _msu_splits(dataset, protocol, presentations, partial, lists):
     paths = [folder/f"{split}_sub_list.txt" for split in ("train", "test")]
     if absent := [p.name for p in paths if not p.exists()]: raise InputError(
         f"MSU-MFSD intra: {', '.join(absent)} is not in {folder}; the lists come with the data set, put them into its folder")
-    train, test = ([p for p in mine if int(p.subject) in msu_list(path)] for path in paths)
-    last = dev_clients(list({p.subject for p in train}))
-    yield protocol, dict(train=[p for p in train if p.subject not in last], dev=[p for p in train if p.subject in last], test=test)
+    train, test = ([p for p in mine if int(p.subject) in clients] for clients in map(msu_list, paths))
+    train, dev = _without_dev(train)
+    yield protocol, dict(train=train, dev=dev, test=test)
 
 def _table_splits(dataset, protocol, presentations, partial, lists):
     mine = [p for p in presentations if p.dataset == dataset]
     if missing := [p.id for p in mine if "split" not in p.attrs]: raise InputError(
         f"table own: {len(missing)} of {len(mine)} lines have no split{_first(missing)}; give the table a column split of train, dev, test")
     splits = {split: [p for p in mine if p.attrs["split"] == split] for split in ("train", "dev", "test")}
-    if not splits["dev"]:
-        last = dev_clients(list({p.subject for p in splits["train"]}))
-        splits |= dict(train=[p for p in splits["train"] if p.subject not in last], dev=[p for p in splits["train"] if p.subject in last])
+    if not splits["dev"]: splits["train"], splits["dev"] = _without_dev(splits["train"])
     yield protocol, splits
 
 # %% ../nbs/11_protocols.ipynb #c015

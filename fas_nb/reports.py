@@ -6,14 +6,14 @@
 __all__ = ['BANNERS', 'MARKS', 'LEARNT', 'SEGMENTERS', 'project_root', 'shared_folder', 'ParameterGuard', 'run_notebook',
            'Session', 'split_words', 'open_session', 'Entry', 'entry', 'published', 'columns_of', 'our_row',
            'rate_cell', 'interval_cell', 'row_name', 'table_blocks', 'spread_block', 'change_block', 'empty_block',
-           'detail_block', 'not_learnt', 'made_by', 'unread', 'write_atomically', 'code_block', 'page', 'picture',
-           'table_figure', 'protocol_file', 'build_table', 'reproduce', 'build_index', 'statement', 'build_real_data',
-           'store_hash', 'report_facts', 'verify', 'open_table', 'command_line', 'detail_frame', 'table_frames']
+           'detail_block', 'not_learnt', 'made_by', 'unread', 'code_block', 'page', 'picture', 'table_figure',
+           'protocol_file', 'build_table', 'reproduce', 'build_index', 'statement', 'build_real_data', 'store_hash',
+           'report_facts', 'verify', 'open_table', 'command_line', 'detail_frame', 'table_frames']
 
 # %% ../nbs/51_reports.ipynb #c003
-import base64, io, json, math, os, re, sysconfig, time
+import base64, io, json, math, re, sysconfig, time
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,12 +22,13 @@ import pandas as pd
 from jinja2 import Template
 
 from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, check_names, code_hash, failure_log,
-                              get_profile, is_made, made_protocols, make_runs, prepare, protocol_datasets, protocol_runs, read_result, test_set, training_images)
-from .manifest import PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions, write_crate
+                              get_profile, images_drawn, is_made, made_protocols, make_runs, prepare, protocol_datasets, protocol_runs, read_result, test_set, training_images)
+from .datasets import CAN_RENDER
+from .manifest import PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions, write_atomically, write_crate
 from .metrics import Difference, Threshold, compare, mean_rate
 from .parallel import Failure
 from .protocols import protocol_counts
-from .vocab import SCHEMES, InputError, Rate
+from .vocab import InputError, Rate
 
 # %% ../nbs/51_reports.ipynb #c005
 def project_root(
@@ -104,6 +105,16 @@ class Session:
 
     @property
     def shows_faces(self) -> bool: return self.faces or self.data.origin == "rendered"
+
+    @property
+    def finished(self) -> dict[str, dict]:
+        "Key -> result of the runs that are there, each once."
+        return {c.spec.key(): read_result(c.spec, self.runs_dir) for c in self.cells if is_made(c.spec, self.runs_dir)}
+
+    def made(self, protocols, variants) -> list[tuple[Cell, dict]]:
+        "The runs of some protocols and variants that are there, with their results."
+        return [(c, read_result(c.spec, self.runs_dir)) for c in self.cells
+                if c.protocol in protocols and c.variant in variants and is_made(c.spec, self.runs_dir)]
 
     def cells_of(self, protocol:str, variant:str) -> list[Cell]:
         "The runs of one table cell: its folds and seeds."
@@ -334,7 +345,7 @@ def change_block(session:Session, table:int) -> list[dict]:
 def empty_block(session:Session, table:int) -> list[dict]:
     "What it would take to fill each empty cell."
     spec, profile = TABLES[table], session.profile
-    seconds = [sum(read_result(s, session.runs_dir)["seconds"].values()) for s in {c.spec.key(): c.spec for c in session.cells}.values() if is_made(s, session.runs_dir)]
+    seconds = [sum(r["seconds"].values()) for r in session.finished.values()]
     length = f", about {np.median(seconds):.0f} s a run as measured here" if seconds else ""
     cells = {}   # (protocol, why, what it takes) -> variants
     for p in spec.protocols:
@@ -352,9 +363,8 @@ def empty_block(session:Session, table:int) -> list[dict]:
 def detail_block(session:Session, protocols, variants) -> dict:
     "Every run behind a page: threshold, rates in both units, AUC, numbers of what was scored."
     origin, rows = session.data.origin, []
-    for c in session.cells:
-        if c.protocol not in protocols or c.variant not in variants or not is_made(c.spec, session.runs_dir): continue
-        r, metric = read_result(c.spec, session.runs_dir), "HTER" if "/to_" in c.protocol else "ACER"
+    for c, r in session.made(protocols, variants):
+        metric = "HTER" if "/to_" in c.protocol else "ACER"
         f, p = r["frame"], r["presentation"]
         spread = lambda u: interval_cell(u["interval"].get(metric), origin, u["interval note"].get(metric, ""))
         rows.append([f"{c.spec.fold.dataset}/{c.spec.fold.name}", VARIANTS[c.variant].title, c.spec.seed,
@@ -373,10 +383,9 @@ LEARNT = .75   # dev AUC below which a page says that its runs did not learn
 
 def not_learnt(session:Session, protocols, variants) -> list[str]:
     "A warning where runs did not learn their own species, so that nobody reads meaning into their numbers."
-    low = [(c, a) for c in session.cells if c.protocol in protocols and c.variant in variants and is_made(c.spec, session.runs_dir)
-           if (a := read_result(c.spec, session.runs_dir)["auc"]["dev"]) is not None and a < LEARNT]
-    turned = sorted({w for c in session.cells if c.protocol in protocols and c.variant in variants and is_made(c.spec, session.runs_dir)
-                     for w in read_result(c.spec, session.runs_dir)["warnings"]})[:1]
+    made = session.made(protocols, variants)
+    low = [(c, a) for c, r in made if (a := r["auc"]["dev"]) is not None and a < LEARNT]
+    turned = sorted({w for _, r in made for w in r["warnings"]})[:1]
     if not low: return turned
     worst = min(low, key=lambda x: x[1])
     return [f"Not trained enough: dev AUC is below {LEARNT} in {len(low)} of the runs (lowest {worst[1]:.2f}, {worst[0].protocol}, "
@@ -396,7 +405,7 @@ def made_by(session:Session, command:str) -> dict:
         ("data hashes", f"annotations {first.annotations[:16]}, scored frames {first.frames[:16]} (first run)" if first else ""),
         ("runs", ", ".join(sorted({c.spec.key()[:12] for c in session.cells}))), ("seeds", ", ".join(map(str, sorted({c.spec.seed for c in session.cells})))),
         ("wall time of this page", f"{session.seconds:.0f} s, runs that were found not included"),
-        ("training time behind it", f"{sum(read_result(s, session.runs_dir)['seconds']['train'] for s in {c.spec.key(): c.spec for c in session.cells}.values() if is_made(s, session.runs_dir)):.0f} core-seconds"),
+        ("training time behind it", f"{sum(r['seconds']['train'] for r in session.finished.values()):.0f} core-seconds"),
         ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))])
 
 def unread(session:Session) -> list[dict]:
@@ -406,13 +415,6 @@ def unread(session:Session) -> list[dict]:
     return [dict(heading="Not read or not made", columns=["what", "reason"], rows=rows)] if rows else []
 
 # %% ../nbs/51_reports.ipynb #c023
-def write_atomically(path:Path, text:str):
-    "Write a file under a temporary name, then rename it."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial_path.write_text(text, encoding="utf-8")
-    os.replace(partial_path, path)
-
 def code_block(name:str) -> list[dict]:
     "The code of a report notebook, folded."
     path = shared_folder("reports")/f"{name}.ipynb"
@@ -568,7 +570,7 @@ def build_index(
 def statement(session:Session, failed) -> list[dict]:
     "The reproducibility statement: what is claimed, how, what came out, what was easy and what was not."
     origin, specs = session.data.origin, {c.spec.key(): c.spec for c in session.cells}
-    made = [read_result(s, session.runs_dir) for s in specs.values() if is_made(s, session.runs_dir)]
+    made = list(session.finished.values())
     learnt = sum((r["auc"]["dev"] or 0) >= LEARNT for r in made)
     seconds, seeds = sum(sum(r["seconds"].values()) for r in made), len({s.seed for s in specs.values()})
     scope = ("That annotation, training, scoring and tables of the paper run from end to end as described, and that each number here follows from stored scores. "
@@ -593,7 +595,7 @@ def build_real_data(session:Session) -> Path:
         [k for k, p in session.data.presentations.items() if p.dataset == d]) if session.data.frame_store(d).path(i).exists()), 1)
     each = sum(p.stat().st_size for p in kept)/frames*(paper.frame_size/session.profile.frame_size)**2
     rows = []
-    for d in ("wmca", "oulu_npu", "casia_fasd", "replay_attack"):
+    for d in CAN_RENDER:
         n = sum(counts.get((d, "release", s, "all"), (0, 0))[0] for s in SPLITS)
         rows.append([d, n, n*paper.scoring.frames, f"{n*paper.scoring.frames*each/1e9:.1f} GB"])
     weights = [(session.runs_dir/c.spec.key()/"model.safetensors").stat().st_size for c in session.cells if is_made(c.spec, session.runs_dir)]
@@ -601,9 +603,9 @@ def build_real_data(session:Session) -> Path:
     speeds = (100, 300, 1000)
     time_rows = [[f"Table {t}", len(images), f"{sum(images.values())/1e6:.1f} million", *(f"{sum(images.values())/s/3600:.1f} h" for s in speeds)]
                  for t in PAPER_TABLES for images in [training_images(t, paper)]]
-    seconds = [read_result(c.spec, session.runs_dir)["seconds"]["train"] for c in session.cells if is_made(c.spec, session.runs_dir)]
     here = session.profile.training
-    pace = f"The runs of this page drew {here.steps*here.batch/np.median(seconds):.0f} images of {here.size} px a second on one core." if here.steps and seconds else ""
+    speeds_here = [images_drawn(here, r["presentations"]["train"])/r["seconds"]["train"] for r in session.finished.values()]
+    pace = f"The runs of this page drew {np.median(speeds_here):.0f} images of {here.size} px a second on one core." if speeds_here else ""
     blocks = [dict(heading="Five steps", steps=[
         ("Obtain the data sets from their distributors (data_cards/ says from whom, under which terms) and unpack each into a folder of its own inside one folder DIR: "
          "wmca, oulu_npu, casia_fasd, replay_attack. A table needs only its own.", ""),

@@ -1,7 +1,8 @@
 "Rendering with processes: their number changes no byte, and a killed one loses only what it was at."
 import os, signal, subprocess, sys, time
 
-from fas_nb.synthetic import MARKER, RenderProfile, render_dataset
+from fas_nb.datasets import CAN_RENDER
+from fas_nb.synthetic import MARKER, SPLITS, RenderProfile, render_dataset
 from fas_nb.vocab import BONA_FIDE
 
 TINY = RenderProfile("tiny", 4, 1, .5, {"wmca": (1, 1, 1)}, {BONA_FIDE: (3, 1, 1), "prints": (2, 0, 1)})
@@ -10,6 +11,8 @@ from fas_nb.synthetic import RenderProfile, render_dataset
 import sys
 if __name__ == "__main__": render_dataset("wmca", sys.argv[1], {TINY!r}, workers=1, progress=False)
 """
+
+def test_the_layouts_named_are_those_that_are_planned(): assert set(CAN_RENDER) == set(SPLITS)
 
 def files(root): return {str(p.relative_to(root.parent)): p.read_bytes() for p in root.parent.rglob("*") if p.is_file()}
 

@@ -22,7 +22,10 @@ def test_pages_hold_no_external_address(smoke):
 
 def test_links_lead_somewhere(smoke):
     for page in out(smoke).glob("*.html"):
-        for href in re.findall(r'href="(?!data:)([^"]+)"', page.read_text()): assert (out(smoke)/href).exists(), f"{page.name}: {href}"
+        for href in re.findall(r'href="(?!data:)([^"]+)"', page.read_text()):
+            name, _, anchor = href.partition("#")
+            target = out(smoke)/(name or page.name)
+            assert target.exists() and (not anchor or f'id="{anchor}"' in target.read_text()), f"{page.name}: {href}"
 
 def test_rendered_numbers_cannot_be_mistaken(smoke):
     for t in range(1, 6):

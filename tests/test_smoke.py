@@ -12,7 +12,7 @@ def finished(root): return {p.parent.name: p.stat().st_mtime_ns for p in (root/"
 
 def test_all_pages_are_there(smoke):
     names = {p.name for p in out(smoke).glob("*.html")}
-    assert {"index.html", *(f"table{t}.html" for t in range(1, 6)), "wmca-LOO_glasses.html", "oulu_npu-1.html", "casia_fasd-to_replay_attack.html"} <= names
+    assert {"index.html", "real-data.html", *(f"table{t}.html" for t in range(1, 6)), "wmca-LOO_glasses.html", "oulu_npu-1.html", "casia_fasd-to_replay_attack.html"} <= names
     assert len(list((out(smoke)/"notebooks").glob("*.ipynb"))) == 8
 
 def test_pages_hold_no_external_address(smoke):

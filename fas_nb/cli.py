@@ -258,9 +258,9 @@ def _predict(args):
                 shown = images[which]
         except InputError as error:
             if error.code == 2 and args.camera is not None: raise
-            rows.append(dict(source=str(source), error=str(error)))
+            rows.append(dict(file=str(source), error=str(error)))
             continue
-        rows.append(dict(source=str(source), **verdict.plain()))
+        rows.append(dict(file=str(source), **verdict.plain()))
         if args.overlay:
             stem = Path(str(source).replace("/", "_") if args.camera is not None else source).stem
             names[stem] = names.get(stem, 0) + 1                    # two files of one name in different folders
@@ -271,7 +271,7 @@ def _predict(args):
     if args.json: print(json.dumps(rows, indent=1))
     else:
         number = lambda x: "–" if x is None else f"{x:.3f}"
-        for r in rows: print(f"{r['source']}: " + (r["error"] if "error" in r else
+        for r in rows: print(f"{r['file']}: " + (r["error"] if "error" in r else
             f"{r['label']}  F_attack {number(r['f_attack'])}  F_real {number(r['f_real'])}  score {r['score']:+.3f}  threshold {r['threshold']:+.3f}"))
         for warning in dict.fromkeys(w for r in rows for w in r.get("warnings", ())): _say(f"fas_predict: {warning}")
     return 1 if any("error" in r for r in rows) else 0

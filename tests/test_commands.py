@@ -59,7 +59,7 @@ def test_predict_on_everything(smoke, tmp_path):
     from PIL import Image
     Image.fromarray(video_frames(video, 1)[0]).save(tmp_path/"in/photo.png")
     done = call("fas_predict", tmp_path/"in", video, "--model", run/"model.safetensors", "--threshold", "0", "--overlay", tmp_path/"out", "--json", "--frames", "2")
-    rows = {Path(r["source"]).name: r for r in json.loads(done.stdout)}
+    rows = {Path(r["file"]).name: r for r in json.loads(done.stdout)}
     assert done.returncode == 1 and "Traceback" not in done.stderr and set(rows) == {"broken.png", "clip.avi", "photo.png", video.name}
     assert "known format" in rows["broken.png"]["error"]
     assert rows["clip.avi"]["score"] == rows[video.name]["score"] and any("frames" in w for w in rows["clip.avi"]["warnings"])

@@ -29,6 +29,9 @@ def test_help_has_an_example(name):
     (("fas_predict", "a.jpg", "--model", "m.safetensors"), None, "m.safetensors"),
     (("fas_predict", "--model", "m.safetensors"), 2, "--camera N"),
     (("fas_export", "m.safetensors", "m.tflite"), 2, ".onnx"),
+    (("fas_export", "m.onnx", "n.onnx"), 2, "only weights"),
+    (("fas_export", "m.safetensors", "m.onnx"), 2, "m.safetensors"),
+    (("fas_predict", "a.jpg", "--model", "m.onnx"), 2, "fas_export"),
 ], ids=lambda x: " ".join(x) if isinstance(x, tuple) else "")
 def test_mistakes_end_in_one_line(command, code, says, tmp_path):
     data = ("--root", tmp_path) if command[0] == "fas_run" or "--tables" in command or "--set" in command else ()

@@ -13,7 +13,10 @@ def project(smoke, tmp_path):
     return tmp_path, [str(BIN/"fas_run"), "--profile", "smoke", "--root", str(tmp_path), "--data-root", str(smoke/"data/smoke"), "--quiet",
                       "--protocol", "wmca/LOO_glasses", "--seeds", "0,1,2,3,4"]
 
-def start(command, **kwargs): return subprocess.Popen(command, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+def start(command, **kwargs):
+    "A command of its own process group, in which Ctrl-C counts even where the tests run in the background."
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **kwargs)
 
 def wait_for(root, n, process, seconds=150):
     end = time.time() + seconds

@@ -22,7 +22,7 @@ def test_pages_hold_no_external_address(smoke):
 
 def test_links_lead_somewhere(smoke):
     for page in out(smoke).glob("*.html"):
-        for href in re.findall(r'href="([^"]+)"', page.read_text()): assert (out(smoke)/href).exists(), f"{page.name}: {href}"
+        for href in re.findall(r'href="([^"#:]+)"', page.read_text()): assert (out(smoke)/href).exists(), f"{page.name}: {href}"
 
 def test_rendered_numbers_cannot_be_mistaken(smoke):
     for t in range(1, 6):
@@ -63,6 +63,9 @@ def test_second_time_finds_everything(smoke):
     done = call("fas_reproduce", "--profile", "smoke", "--root", smoke, "--quiet", "--tables", "3", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert finished(smoke) == before
+    index = (out(smoke)/"index.html").read_text()
+    assert all(f'href="table{t}.html"' in index for t in range(1, 6)), "one table made again leaves the others in the index"
+    assert all(key in (out(smoke)/"ro-crate-metadata.json").read_text() for key in before), "and in the manifest"
 
 def test_papermill_works_alone(smoke, tmp_path):
     done = subprocess.run([str(BIN/"papermill"), "nbs/reports/table3.ipynb", str(tmp_path/"out.ipynb"), "-p", "profile", "smoke", "-p", "root", str(tmp_path),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEY_FACTOR', 'FLAGS', 'COMBINE', 'VIDEOS', 'PICTURES', 'key_boxes', 'face_and_key_areas', 'Scores', 'decision_scores',
-           'scoring_crop', 'predict_maps', 'score_frames', 'Detector', 'save_model', 'load_model', 'read_image',
-           'Verdict', 'predict', 'predict_picture', 'predict_sheet', 'media_files', 'video_frames', 'camera_frames',
-           'predict_frames']
+           'scoring_crop', 'predict_maps', 'score_frames', 'Detector', 'save_model', 'load_model', 'describe',
+           'read_image', 'Verdict', 'predict', 'predict_picture', 'predict_sheet', 'media_files', 'video_frames',
+           'camera_frames', 'predict_frames']
 
 # %% ../nbs/40_decision.ipynb #c003
 import hashlib, json, math, struct, warnings
@@ -141,7 +141,7 @@ def score_frames(
 @dataclass(frozen=True, slots=True)
 class Detector:
     "A network with everything that turns its maps into a verdict."
-    model:object              # folded network in evaluation mode
+    model:object              # folded network in evaluation mode, or an `Exported` one
     scheme:str                # key of `SCHEMES`
     scoring:ScoringOptions
     threshold:float|None      # an attack when `score > threshold`; `None` where none was chosen
@@ -166,26 +166,43 @@ def save_model(
     dccdn.save_model(model, path, detector=json.dumps(about, sort_keys=True, allow_nan=False))
 
 def load_model(
-    path:str|Path,            # written by `save_model`
+    path:str|Path,            # written by `save_model`, or by `fas_export`
     *,
     sha256:str=None,          # what the file's SHA-256 must be
+    runtime:str="auto",       # `torch`, `openvino` or `onnxruntime`; `auto`: torch for weights, what is installed for exported files
 ) -> Detector:
     "Read a detector; a file that is no such thing is an `InputError`."
     from fas_nb import dccdn
     if sha256 is not None and Path(path).is_file():
         if (found := hashlib.sha256(Path(path).read_bytes()).hexdigest()) != sha256: raise InputError(
             f"load_model: {path} has SHA-256 {found}, expected {sha256}; the file is damaged or another one, fetch it again")
-    model, about = dccdn.load_model(path)
+    exported = Path(path).suffix in (".onnx", ".xml")
+    model = dccdn.Exported(path, runtime) if exported else None
+    model, about = (model, model.about) if exported else dccdn.load_model(path)
     try:
         about = json.loads(about["detector"])
         about["scoring"] = ScoringOptions(**about["scoring"])
-        detector = Detector(dccdn.fuse(model), **about)
+        ready = model if exported else dccdn.fuse(model) if runtime in ("auto", "torch") else dccdn.Exported(dccdn.to_onnx(model, about["scoring"].size), runtime)
+        detector = Detector(ready, **about)
         channels = len(SCHEMES[detector.scheme].channels)
     except (KeyError, TypeError, ValueError) as error: raise InputError(
         f"load_model: {path} holds a network but not how to score with it; expected a model.safetensors of a run of this package") from error
     if model.options["out_channels"] != channels: raise InputError(
         f"load_model: {path} has {model.options['out_channels']} maps but scheme {detector.scheme!r} has {channels}; train it again")
     return detector
+
+def describe(
+    detector:Detector,
+    size:int=None,            # side of the network's input, pixels; that of the detector where `None`
+) -> dict[str, str]:          # for `export_onnx(about=…)`
+    "What an exported file must say so that others score as we do."
+    about = {f: getattr(detector, f) for f in ("scheme", "threshold", "origin", "frame_size", "run")}
+    about["scoring"] = asdict(replace(detector.scoring, size=size or detector.scoring.size))
+    return dict(detector=json.dumps(about, sort_keys=True, allow_nan=False), channels=", ".join(c.name.lower() for c in SCHEMES[detector.scheme].channels),
+                threshold="none was chosen" if detector.threshold is None else repr(detector.threshold),
+                polarity="score = F_attack - F_real, higher = more like an attack; an attack when score > threshold",
+                crop=f"square, {detector.scoring.box_factor} times the longer side of the face box, around its centre",
+                training_data="rendered faces only: no evidence about real ones" if detector.origin != "real" else "faces of real people; see the licence of their data set")
 
 # %% ../nbs/40_decision.ipynb #c026
 def read_image(

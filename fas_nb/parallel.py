@@ -6,8 +6,9 @@
 __all__ = ['Failure', 'run_parallel', 'slurm_scheduler']
 
 # %% ../nbs/02_parallel.ipynb #c003
-import time
+import signal, threading, time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
@@ -29,6 +30,16 @@ def _attempt(fn, item):
     except Exception as error: return Failure(item, f"{type(error).__name__}: {error}")
 
 # %% ../nbs/02_parallel.ipynb #c007
+@contextmanager
+def _undisturbed():
+    "Processes started inside ignore Ctrl-C: it is for this process, which ends them; they would only print traces."
+    if threading.current_thread() is not threading.main_thread():   # only there handlers can be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: yield
+    finally: signal.signal(signal.SIGINT, before)
+
 @cache
 def _client(workers, scheduler):
     "A Dask client: of a running scheduler, or of processes started here and kept until this process ends."
@@ -41,7 +52,7 @@ def _client(workers, scheduler):
                      "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**29,
                      "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25})
     if scheduler is None:
-        return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50))
+        with _undisturbed(): return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50))
     try: return Client(scheduler, timeout=10)
     except (OSError, ValueError) as error: raise InputError(
         f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out --scheduler") from error

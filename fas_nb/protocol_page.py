@@ -99,7 +99,8 @@ def annotation_sheet(session:Session, fold) -> dict:
     chosen = {}
     for i in session.data.readable((*fold.train, *fold.test)): chosen.setdefault(session.data.presentations[i].species, i)
     names = sorted(chosen, key=lambda s: (s != BONA_FIDE, s))
-    frames, labels = load_frames(tuple(chosen[s] for s in names), session.data, labels=True)
+    try: frames, labels = load_frames(tuple(chosen[s] for s in names), session.data, labels=True)
+    except InputError as error: return dict(heading="Annotation", note=f"An annotation cannot be read: {error}")
     at = [int(np.flatnonzero(frames.presentation == chosen[s])[0]) for s in names]
     maps = batch_maps(labels.take(at), "full")
     rows = [*([("frame", list(frames.images[at]))] if session.shows_faces else []), ("regions", [region_picture(r) for r in labels.regions[at]]),

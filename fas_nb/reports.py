@@ -7,8 +7,8 @@ __all__ = ['BANNERS', 'MARKS', 'LEARNT', 'SEGMENTERS', 'project_root', 'shared_f
            'Session', 'split_words', 'open_session', 'Entry', 'entry', 'published', 'columns_of', 'our_row',
            'rate_cell', 'interval_cell', 'row_name', 'table_blocks', 'spread_block', 'change_block', 'empty_block',
            'detail_block', 'not_learnt', 'made_by', 'unread', 'code_block', 'page', 'picture', 'table_figure',
-           'protocol_file', 'build_table', 'reproduce', 'build_index', 'statement', 'build_real_data', 'store_hash',
-           'report_facts', 'verify', 'open_table', 'command_line', 'detail_frame', 'table_frames']
+           'protocol_file', 'build_table', 'reproduce', 'build_index', 'made_tables', 'statement', 'build_real_data',
+           'store_hash', 'report_facts', 'verify', 'open_table', 'command_line', 'detail_frame', 'table_frames']
 
 # %% ../nbs/51_reports.ipynb #c003
 import base64, io, json, math, re, sysconfig, time
@@ -24,7 +24,7 @@ from jinja2 import Template
 from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, check_names, code_hash, failure_log,
                               get_profile, images_drawn, is_made, made_protocols, make_runs, prepare, protocol_datasets, protocol_runs, read_result, test_set, training_images)
 from .datasets import CAN_RENDER
-from .manifest import PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions, write_atomically, write_crate
+from .manifest import CRATE, PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions, write_atomically, write_crate
 from .metrics import Difference, Threshold, compare, mean_rate
 from .parallel import Failure
 from .protocols import protocol_counts
@@ -489,7 +489,7 @@ def build_table(
              for v, row in rows.items() for c, e in row.items()]
     write_atomically(path.with_suffix(".json"), json.dumps(dict(
         table=table, title=spec.title, metric=spec.metric, unit=spec.unit, data_origin=origin, profile=session.profile.name,
-        comparable_with_paper=origin == "real", cells=cells, runs={c.spec.key(): f"{c.protocol} {c.variant} {c.spec.fold.name} seed {c.spec.seed}" for c in session.cells},
+        comparable_with_paper=origin == "real", code=code_hash(), cells=cells, runs={c.spec.key(): f"{c.protocol} {c.variant} {c.spec.fold.name} seed {c.spec.seed}" for c in session.cells},
         paper=dict(data_origin="real", rows={m: published(table).loc[m].to_dict() for m in published(table).index})), indent=1))
     return path
 
@@ -534,9 +534,12 @@ def reproduce(
     command = f"fas_reproduce --tables {','.join(map(str, tables))} --profile {profile}" + (f" --seeds {seeds}" if seeds else "") + "".join(
         f" --set {k}={v}" for k, v in (overrides or {}).items()) + (" --data-root DIR" if data_root else "")
     build_real_data(session)
+    before = read_crate(session.out)[1] if (session.out/CRATE).exists() else {}      # of tables that were made before and stay
+    stores = {Path(f).name for f in session.data.stores.values()} | {name.removeprefix("store ") for name in before if name.startswith("store ")}
     index = build_index(tables, session, failed, command)
     write_crate(session.out, f"fas_nb, profile {profile}, tables {', '.join(map(str, tables))}", BANNERS[session.data.origin], command,
-                report_facts({c.spec.key() for c in session.cells}, [Path(f).name for f in session.data.stores.values()], session.runs_dir))
+                report_facts({c.spec.key() for c in session.cells}.union(*(t["runs"] for t in made_tables(session.out).values())),
+                             stores, session.runs_dir))
     return index, failed
 
 def build_index(
@@ -545,19 +548,21 @@ def build_index(
     command:str="",        # how the pages were made
 ) -> Path:
     "Write the page that leads to all others."
-    out, origin = session.out, session.data.origin
+    out, origin, made = session.out, session.data.origin, made_tables(session.out)
     there = lambda name, text: {"value": text, "href": f"{name}.html"} if (out/f"{name}.html").exists() else {"empty": "not made", "value": text}
-    def headline(t):
-        row = our_row(session, t, TABLES[t].variants[-1])
-        e = row["mean"] if "mean" in row else next(iter(row.values()))
-        return _show(e, origin), interval_cell(e.interval, origin, e.note, 1)
-    used = lambda t: {c.spec.key(): c for c in session.cells if c.protocol in TABLES[t].protocols and c.variant in TABLES[t].variants}
-    blocks = [dict(heading="Tables", columns=["table", "what", "metric", "runs", "ours (mean, or first column), %", "95 %", "data", "command"],
-                   rows=[[there(f"table{t}", f"Table {t}"), {"text": TABLES[t].title}, TABLES[t].metric, len(used(t)), *headline(t),
-                          origin, {"text": f"fas_reproduce --tables {t} --profile {session.profile.name}"}] for t in tables]),
-              dict(heading="Protocols", columns=["protocol", "variants", "runs"],
-                   rows=[[there(protocol_file(p), p), {"text": ", ".join(VARIANTS[v].title for v in dict.fromkeys(c.variant for c in session.cells if c.protocol == p))},
-                          sum(c.protocol == p for c in session.cells)] for p in dict.fromkeys(c.protocol for c in session.cells)]),
+    rows, variants = [], {}
+    for t in sorted({*tables, *made}):
+        told = made.get(t, {"cells": [], "runs": {}})
+        ours = [c for c in told["cells"] if c["variant"] == TABLES[t].variants[-1]]
+        e = next((c for c in ours if c["column"] == "mean"), ours[0] if ours else {"value": None, "reason": "not made", "interval": (), "note": ""})
+        origin_t = told.get("data_origin", origin)
+        rows.append([there(f"table{t}", f"Table {t}"), {"text": TABLES[t].title}, TABLES[t].metric, len(told["runs"]), rate_cell(e["value"], origin_t, 1, why=e["reason"]),
+                     interval_cell(e["interval"], origin_t, e["note"], 1), {"value": origin_t, "small": "" if told.get("code") == code_hash() else "made with earlier code" if told["runs"] else ""},
+                     {"text": f"fas_reproduce --tables {t} --profile {session.profile.name}"}])
+        for p, v, *_ in map(str.split, told["runs"].values()): variants.setdefault(p, []).append(v)
+    blocks = [dict(heading="Tables", columns=["table", "what", "metric", "runs", "ours (mean, or first column), %", "95 %", "data", "command"], rows=rows),
+              dict(heading="Protocols", columns=["protocol", "variants"],
+                   rows=[[there(protocol_file(p), p), {"text": ", ".join(VARIANTS[v].title for v in dict.fromkeys(vs))}] for p, vs in variants.items()]),
               *([dict(heading="Failed", columns=["what"], rows=[[{"text": f}] for f in failed])] if failed else []),
               *statement(session, failed), *unread(session), made_by(session, command)]
     path = out/"index.html"
@@ -566,6 +571,10 @@ def build_index(
                                 warnings=not_learnt(session, {c.protocol for c in session.cells}, set(VARIANTS)),
                                 links=[("with the real data, in five steps", "real-data.html"), ("manifest (RO-Crate)", "ro-crate-metadata.json")]))
     return path
+
+def made_tables(out:Path) -> dict[int, dict]:   # number -> what its JSON says
+    "The tables that lie in a folder of reports, made now or before."
+    return {t: json.loads(path.read_text()) for t in TABLES for path in [out/f"table{t}.json"] if path.exists()}
 
 def statement(session:Session, failed) -> list[dict]:
     "The reproducibility statement: what is claimed, how, what came out, what was easy and what was not."
@@ -591,8 +600,7 @@ def build_real_data(session:Session) -> Path:
     "Write the page that says in five steps how a licence holder makes the tables."
     paper, counts = PROFILES["paper"], protocol_counts()
     kept = [p for f in session.data.stores.values() for p in Path(f).rglob("*") if p.is_file()]
-    frames = max(sum(len(session.data.frame_store(d).index(i)[0]) for d in session.data.stores for i in session.data.readable(
-        [k for k, p in session.data.presentations.items() if p.dataset == d]) if session.data.frame_store(d).path(i).exists()), 1)
+    frames = max(sum(p.suffix == ".npz" and p.parent.name == "frames" for p in kept), 1)*session.profile.scoring.frames
     each = sum(p.stat().st_size for p in kept)/frames*(paper.frame_size/session.profile.frame_size)**2
     rows = []
     for d in CAN_RENDER:
@@ -635,7 +643,7 @@ def store_hash(folder:Path) -> str:
 
 def report_facts(
     keys:set[str],         # of runs
-    stores:list[str],      # names of folders in `runs_dir/stores`
+    stores:set[str],       # names of folders in `runs_dir/stores`
     runs_dir:Path,         # folder of runs
 ) -> dict[str, str]:       # what reports were made from, as it is now; what is not there is left out
     "Everything that a folder of reports follows from, as hashes."
@@ -653,7 +661,7 @@ def verify(
     "Compute every hash of a folder of reports again."
     recorded = read_crate(folder)[1]
     words = [name.split(" ") for name in recorded]
-    facts = report_facts({w[1] for w in words if w[0] == "run"}, [w[1] for w in words if w[0] == "store"],
+    facts = report_facts({w[1] for w in words if w[0] == "run"}, {w[1] for w in words if w[0] == "store"},
                          Path(runs_dir or Path(folder).resolve().parent.parent/"runs"))
     return verify_crate(folder, facts)
 

@@ -162,6 +162,7 @@ def show_det(
     species:np.ndarray,  # str [n]
     ax:plt.Axes=None,    # drawn into; a new figure where `None`
     title:str="",        # written above
+    roc:bool=False,      # the receiver operating characteristic instead: attacks that are stopped against BPCER
 ) -> plt.Axes:
     "Detection error trade-off: APCER (attacks pooled) against BPCER over all thresholds."
     ax = ax if ax is not None else plt.subplots(figsize=(2.6, 2.4))[1]
@@ -169,8 +170,10 @@ def show_det(
     t = np.unique(scores)
     bpcer = 1 - np.searchsorted(np.sort(scores[bona]), t, side="right")/max(bona.sum(), 1)     # share above t
     apcer = np.searchsorted(np.sort(scores[~bona]), t, side="right")/max((~bona).sum(), 1)     # share not above t
-    ax.plot(np.r_[0, apcer], np.r_[1, bpcer], drawstyle="steps-post")
+    apcer, bpcer = np.r_[0, apcer], np.r_[1, bpcer]
+    if roc: ax.plot(bpcer, 1 - apcer, drawstyle="steps-pre")
+    else: ax.plot(apcer, bpcer, drawstyle="steps-post")
     ax.set(xlim=(-.02, 1.02), ylim=(-.02, 1.02))
-    ax.set_xlabel("APCER", fontsize=8); ax.set_ylabel("BPCER", fontsize=8); ax.tick_params(labelsize=7)
+    ax.set_xlabel("BPCER" if roc else "APCER", fontsize=8); ax.set_ylabel("1 - APCER" if roc else "BPCER", fontsize=8); ax.tick_params(labelsize=7)
     if title: ax.set_title(title, fontsize=8)
     return ax

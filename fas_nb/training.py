@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'CENTRE_MOVES', 'contrastive_depth_loss', 'to_grid', 'annotation_loss', 'Batch', 'training_batch',
-           'drawn_frames', 'learning_rate', 'train']
+           'augmented_batch', 'drawn_frames', 'learning_rate', 'pack', 'unpack', 'train', 'live_curves']
 
 # %% ../nbs/32_training.ipynb #c003
-import math, os
-from dataclasses import dataclass
+import json, math, os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -16,19 +16,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .dccdn import DCCDN, normalise
-from .landmarks import MIRROR, crop_batch
+from .dccdn import build_network, normalise, save_model
+from .landmarks import crop_batch
 from .maps import batch_maps
-from .mcrea import mcrea
-from .vocab import (BONA_FIDE, FRAME_FACTOR, MIRRORED_REGION, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, Region, RunSpec,
-                          TrainingOptions)
+from .mcrea import MCREAResult, flip_faces, mcrea
+from .vocab import BONA_FIDE, FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, Region, RunSpec, TrainingOptions
 
 # %% ../nbs/32_training.ipynb #c005
 NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
 
-def _around(x):  # [n, c, h, w] -> [8, n, c, h - 2, w - 2]
+def _around(x, d):  # [n, c, h, w] -> [8, n, c, h - 2d, w - 2d]
     h, w = x.shape[-2:]
-    return torch.stack([x[..., 1 + dy:h - 1 + dy, 1 + dx:w - 1 + dx] for dy, dx in NEIGHBOURS])
+    return torch.stack([x[..., d + d*dy:h - d + d*dy, d + d*dx:w - d + d*dx] for dy, dx in NEIGHBOURS])
 
 def _mean(squares, valid):  # over valid pixels; 0 where there are none
     return squares.mean() if valid is None else (squares*valid).sum()/valid.expand_as(squares).sum().clamp_min(1)
@@ -37,13 +36,15 @@ def contrastive_depth_loss(
     pred:torch.Tensor,         # [n, c, h, w]
     target:torch.Tensor,       # [n, c, h, w]
     valid:torch.Tensor=None,   # bool [n, 1, h, w], pixels that count; all where `None`
+    dilation:int=1,            # distance of the neighbours, pixels
 ) -> torch.Tensor:             # scalar
     "Mean squared difference between the contrasts of `pred` and `target` to their eight neighbours."
-    if min(pred.shape[-2:]) < 3: raise ValueError(
-        f"contrastive_depth_loss: maps of {pred.shape[-2]} x {pred.shape[-1]} have no pixel with eight neighbours; use 3 x 3 or more")
+    d = dilation
+    if min(pred.shape[-2:]) < 2*d + 1: raise ValueError(
+        f"contrastive_depth_loss: maps of {pred.shape[-2]} x {pred.shape[-1]} have no pixel with eight neighbours; use {2*d + 1} x {2*d + 1} or more")
     error = pred - target
-    contrast = _around(error) - error[..., 1:-1, 1:-1]
-    return _mean(contrast.square(), None if valid is None else _around(valid) & valid[..., 1:-1, 1:-1])
+    contrast = _around(error, d) - error[..., d:-d, d:-d]
+    return _mean(contrast.square(), None if valid is None else _around(valid, d) & valid[..., d:-d, d:-d])
 
 # %% ../nbs/32_training.ipynb #c008
 def to_grid(
@@ -65,10 +66,11 @@ def annotation_loss(
     alpha:float=1.,           # weight of the mean squared error
     beta:float=1.,            # weight of the contrastive depth loss
     valid:torch.Tensor=None,  # bool [n, 1, H, W], pixels that count; all where `None`
+    dilation:int=1,           # distance of contrasts, cells of the grid of `pred`
 ) -> torch.Tensor:            # scalar
     "The loss of Eq. 3."
     target, valid = to_grid(target, pred.shape[-2:], valid)
-    return alpha*_mean((pred - target).square(), valid) + beta*contrastive_depth_loss(pred, target, valid)
+    return alpha*_mean((pred - target).square(), valid) + beta*contrastive_depth_loss(pred, target, valid, dilation)
 
 # %% ../nbs/32_training.ipynb #c012
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,24 @@ class Batch:
 
 CENTRE_MOVES = .1  # the centre of a training crop moves by up to this share of the face box in x and in y
 
+def _windows(n, stored, options, rng):
+    "Random windows in stored crops: corner and side in pixels, and which to flip."
+    box = stored/FRAME_FACTOR
+    side = rng.uniform(*options.crop, n)*box
+    corner = stored/2 + rng.uniform(-1, 1, (n, 2))*CENTRE_MOVES*box - side[:, None]/2
+    return corner, side, rng.random(n) < options.flip
+
+def _labelled(regions, depth_map, species, depth, options):  # maps [n, 3, h, w]
+    labels = Labels(regions.cpu().numpy(), depth_map.cpu().numpy(), species)
+    return torch.as_tensor(batch_maps(labels, "full" if depth else "binary", options.preset)).to(regions.device)
+
+def _cut(images, others, landmarks, window, size):
+    "One window of each image, of what lies over it (nearest pixel), and of its landmarks."
+    corner, side, _ = window
+    boxes = torch.tensor(np.concatenate([corner, corner + side[:, None]], 1), dtype=torch.float32, device=images.device)
+    points = (landmarks - np.pad(corner, ((0, 0), (0, 1)))[:, None])*(size/side)[:, None, None]
+    return crop_batch(images, boxes, size), [crop_batch(x, boxes, size, "nearest") for x in others], torch.tensor(points, device=images.device), boxes
+
 def training_batch(
     frames:Frames,
     labels:Labels,
@@ -92,30 +112,37 @@ def training_batch(
     device:str="cpu",
 ) -> Batch:
     "Randomly cropped and flipped images with their label maps."
-    n, stored = len(index), frames.images.shape[1]
-    box = stored/FRAME_FACTOR
-    side = rng.uniform(*options.crop, n)*box
-    corner = stored/2 + rng.uniform(-1, 1, (n, 2))*CENTRE_MOVES*box - side[:, None]/2
-    flip = rng.random(n) < options.flip
-
-    windows = torch.tensor(np.concatenate([corner, corner + side[:, None]], 1), dtype=torch.float32, device=device)
     def planes(x): return torch.from_numpy(x[index]).to(device)
-    images = crop_batch(planes(frames.images).permute(0, 3, 1, 2).float(), windows, options.size)
-    depth_map = crop_batch(planes(labels.depth)[:, None].float(), windows, options.size)[:, 0]
-    regions = crop_batch(planes(labels.regions)[:, None], windows, options.size, "nearest")[:, 0]
-    scale = (options.size/side)[:, None, None]
-    points = (frames.points[index] - np.pad(corner, ((0, 0), (0, 1)))[:, None])*scale
-    points[flip] = points[flip][:, MIRROR]
-    points[flip, :, 0] = options.size - points[flip, :, 0]
-    points = torch.tensor(points, dtype=torch.float32, device=device)
+    window = _windows(len(index), frames.images.shape[1], options, rng)
+    images, (regions,), points, boxes = _cut(planes(frames.images).permute(0, 3, 1, 2).float(), [planes(labels.regions)[:, None]], frames.points[index], window, options.size)
+    depth_map = crop_batch(planes(labels.depth)[:, None].float(), boxes, options.size)
+    maps = _labelled(regions[:, 0], depth_map[:, 0], labels.species[index], depth, options)
+    images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points, torch.from_numpy(np.flatnonzero(window[2])).to(device))
+    return Batch(images, maps, regions, points.float())
 
-    flipped = torch.from_numpy(np.flatnonzero(flip)).to(device)
-    for x in (images, depth_map, regions): x[flipped] = x[flipped].flip(-1)
-    swap = torch.from_numpy(MIRRORED_REGION).to(device)
-    regions[flipped] = swap[regions[flipped].long()]
-    cropped = Labels(regions.cpu().numpy(), depth_map.cpu().numpy(), labels.species[index])
-    maps = torch.as_tensor(batch_maps(cropped, "full" if depth else "binary", options.preset)).to(device)
-    return Batch(images, maps, regions, points)
+def augmented_batch(
+    frames:Frames,
+    labels:Labels,
+    index:np.ndarray,         # int [n], which of them
+    options:TrainingOptions,  # size, crop, flip, preset
+    exchange:MCREAOptions,
+    depth:bool=True,          # do attack and living hold depth, or ones?
+    *,
+    rng:np.random.Generator,
+    device:str="cpu",
+) -> MCREAResult:
+    "A training batch after region exchange."
+    if exchange.place == "after_crop":
+        batch = training_batch(frames, labels, index, options, depth, rng=rng, device=device)
+        return mcrea(batch.images, batch.maps, batch.regions, batch.landmarks, options=exchange, rng=rng)
+    def planes(x): return torch.from_numpy(x[index]).to(device)
+    regions = planes(labels.regions)
+    maps = _labelled(regions, planes(labels.depth).float(), labels.species[index], depth, options)
+    mixed = mcrea(planes(frames.images).permute(0, 3, 1, 2).float(), maps, regions, planes(frames.points), options=exchange, rng=rng)
+    window = _windows(len(index), frames.images.shape[1], options, rng)
+    images, (maps, regions), points, _ = _cut(mixed.images, [mixed.maps, mixed.regions[:, None]], mixed.landmarks.cpu().numpy(), window, options.size)
+    images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points, torch.from_numpy(np.flatnonzero(window[2])).to(device))
+    return MCREAResult(images, maps, regions, points.float(), mixed.log, mixed.attack)
 
 # %% ../nbs/32_training.ipynb #c016
 def drawn_frames(
@@ -146,11 +173,52 @@ def learning_rate(
     return options.lr*(done/rise if done < rise else .5*(1 + math.cos(math.pi*(done - rise)/(1 - rise))))
 
 # %% ../nbs/32_training.ipynb #c020
+def pack(
+    parts,            # iterable of (`Frames`, `Labels`), a few presentations each, all of one size
+    n:int,            # frames in all
+    folder:str|Path,  # written whole or not at all
+) -> Path:
+    "Write frames and labels as arrays that can be opened without reading them."
+    import shutil
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
+    files, texts, done = {}, {}, 0
+    try:
+        for frames, labels in parts:
+            for record in (frames, labels):
+                for name in record.__dataclass_fields__:
+                    values, key = getattr(record, name), f"{type(record).__name__}.{name}"
+                    if values.dtype.kind == "U": texts.setdefault(key, []).append(values); continue
+                    if key not in files: files[key] = np.lib.format.open_memmap(temporary/f"{key}.npy", "w+", values.dtype, (n, *values.shape[1:]))
+                    files[key][done:done + len(values)] = values
+            done += len(frames)
+        if done != n: raise ValueError(f"pack: {done} frames were given, {n} were announced; give the number of all")
+        for key, values in texts.items(): np.save(temporary/f"{key}.npy", np.concatenate(values))
+        for file in files.values(): file.flush()
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally: shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+def unpack(
+    folder:str|Path,  # written by `pack`
+) -> tuple[Frames, Labels]:
+    "Frames and labels whose images stay on disk until they are used."
+    def read(record): return record(*(_opened(Path(folder)/f"{record.__name__}.{name}.npy") for name in record.__dataclass_fields__))
+    return read(Frames), read(Labels)
+
+def _opened(path):
+    try: return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error: raise InputError(f"unpack: {path} is missing or no array ({error}); pack again") from error
+
+# %% ../nbs/32_training.ipynb #c023
 def _summary(rows):
     "Means of what was measured and sums of what was counted, over the steps since the last entry."
     means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0] if isinstance(rows[0][k], float)}
     counts = {k for r in rows for k in r} - set(means)
-    return means | {"mcrea": {k: sum(r.get(k, 0) for r in rows) for k in sorted(counts)}}
+    return means | {"dead": [k.removeprefix("active ") for k, v in means.items() if k.startswith("active ") and v == 0],
+                    "mcrea": {k: sum(r.get(k, 0) for r in rows) for k in sorted(counts)}}
 
 def _save_checkpoint(path, **state):
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -166,6 +234,17 @@ def _read_checkpoint(path, key, device):
         f"train: checkpoint {path} belongs to another run; delete it or give another path")
     return state
 
+def _batches(spec, frames, labels, steps, rank, world, device, workers):
+    "The augmented batches of some steps and what is in them, made by worker processes where there are any."
+    def make(step):
+        index = drawn_frames(frames.presentation, step, spec.training.batch, spec.seed)[rank::world]
+        rng = np.random.default_rng([spec.seed, 3, step, *([rank] if world > 1 else [])])
+        batch = augmented_batch(frames, labels, index, spec.training, spec.mcrea, SCHEMES[spec.scheme].depth, rng=rng, device="cpu" if workers else device)
+        return step, index, batch.images, batch.maps, batch.regions, batch.log
+    if not workers: return map(make, steps)
+    return torch.utils.data.DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=make, generator=torch.Generator(),
+                                       pin_memory=torch.device(device).type == "cuda")
+
 def train(
     spec:RunSpec,
     frames:Frames,   # of the training presentations
@@ -176,54 +255,99 @@ def train(
     checkpoint:str|Path=None,# file to go on from, and to write at each entry of the log
     device:str=None,         # `cuda` where there is one, otherwise `cpu`
     entries:int=20,          # entries of the log
-) -> tuple[DCCDN, list[dict]]:  # model in evaluation mode, log
+    workers:int=0,           # processes that make batches; 0: this one
+    out:str|Path=None,       # folder for `log.jsonl`, `last.safetensors` and `best.safetensors`
+    best:str="",             # value of `validate` whose highest entry gives `best.safetensors`
+    watch:Callable=None,     # called with the log at each entry, e.g. `live_curves()`
+) -> tuple[torch.nn.Module, list[dict]]:  # model in evaluation mode, log
     "Train the network of `spec`."
+    from accelerate import Accelerator
     if not len(frames) or len(frames) != len(labels): raise ValueError(
         f"train: {len(frames)} frames and {len(labels)} labels; give at least one frame and as many labels")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), device_placement=False, mixed_precision="no")
+    rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    device = torch.device(device or accelerator.device)
     options, scheme = spec.training, SCHEMES[spec.scheme]
+    if options.batch % world: raise InputError(f"train: a batch of {options.batch} images cannot be shared by {world} devices; choose a multiple", 2)
     n_presentations = len(np.unique(frames.presentation))
     steps = options.steps or -(-options.epochs*n_presentations//options.batch)
     with torch.random.fork_rng(devices=[]):   # a seed of its own, the global generator stays as it is
         torch.manual_seed(spec.seed)
-        model = DCCDN(spec.model.theta, spec.model.width, len(scheme.channels), spec.model.cfim_propagate)
+        model = build_network(spec.model, len(scheme.channels))
     model = model.to(device=device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema), use_buffers=True) if options.ema else None
     begin, log, since = 0, [], []
     if checkpoint and Path(checkpoint).exists():
         state = _read_checkpoint(Path(checkpoint), spec.key(), device)
         begin, log = state["step"], state["log"]
         model.load_state_dict(state["model"]); optimizer.load_state_dict(state["optimizer"])
+        if average: average.load_state_dict(state["average"])
+    result = average.module if average else model
+    if out and main:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        (Path(out)/"log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    def say(row):
+        if out and main:
+            with (Path(out)/"log.jsonl").open("a") as file: file.write(json.dumps(row) + "\n")
+    network, optimizer = accelerator.prepare(model, optimizer)
     every = max(1, steps//entries)
     bar = None
-    if progress:
+    if progress and main:
         from tqdm.auto import tqdm
         bar = tqdm(total=steps, initial=begin, desc=f"train {spec.fold.name}", unit="step")
-    for step in range(begin, steps):
+    for step, index, images, maps, regions, counts in _batches(spec, frames, labels, range(begin, steps), rank, world, device, workers):
         epoch = step*options.batch//n_presentations
-        rng = np.random.default_rng([spec.seed, 3, step])
-        index = drawn_frames(frames.presentation, step, options.batch, spec.seed)
-        batch = training_batch(frames, labels, index, options, scheme.depth, rng=rng, device=device)
-        mixed = mcrea(batch.images, batch.maps, batch.regions, batch.landmarks, spec.mcrea.gamma, spec.mcrea.rho, spec.mcrea.scheme, rng=rng)
+        images, maps, regions = (x.to(device, non_blocking=True) for x in (images, maps, regions))
         for group in optimizer.param_groups: group["lr"] = learning_rate(options, step, steps, epoch)
-        pred = model.forward_grid(normalise(mixed.images), options.leak)
-        target, valid = mixed.maps[:, list(scheme.channels)], (mixed.regions != Region.IGNORE)[:, None]
-        loss = annotation_loss(pred, target, options.alpha, options.beta, valid)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            pred = network(normalise(images), grid=options.loss_grid == "head", leak=options.leak)
+        pred = pred.float()
+        target, valid = maps[:, list(scheme.channels)], (regions != Region.IGNORE)[:, None]
+        loss = annotation_loss(pred, target, options.alpha, options.beta, valid, 8*pred.shape[-1]//options.size)
+        value = float(accelerator.gather(loss.detach()).mean() if world > 1 else loss.detach())
+        if not math.isfinite(value):
+            ids = [f"{frames.presentation[i]} frame {frames.frame[i]}" for i in index]
+            say({"step": step, "epoch": epoch, "loss": str(value), "batch": ids})
+            raise RuntimeError(f"train: the loss of step {step} (epoch {epoch}) is {value}; lower the learning rate of {options.lr} or look at the batch: {', '.join(ids)}")
         optimizer.zero_grad()
-        loss.backward()
+        accelerator.backward(loss)
+        if options.clip: accelerator.clip_grad_norm_(model.parameters(), options.clip)
         optimizer.step()
-        since.append({"loss": float(loss.detach()), **mixed.log,
+        if average: average.update_parameters(model)
+        since.append({"loss": value, **counts,
                       **{f"active {Channel(c).name.lower()}": float(a) for c, a in zip(scheme.channels, (pred > 0).float().mean((0, 2, 3)))}})
-        if not np.isfinite(since[-1]["loss"]): raise RuntimeError(
-            f"train: the loss of step {step} (epoch {epoch}) is {since[-1]['loss']}; lower the learning rate of {options.lr}")
         if bar is not None: bar.update()
         if (step + 1) % every and step + 1 < steps: continue
         log.append({"step": step + 1, "epoch": epoch, "lr": optimizer.param_groups[0]["lr"]} | _summary(since))
         since = []
-        if validate is not None:
-            log[-1] |= validate(model.eval())
-            model.train()
-        if checkpoint: _save_checkpoint(Path(checkpoint), key=spec.key(), step=step + 1, model=model.state_dict(),
-                                        optimizer=optimizer.state_dict(), log=log)
+        if validate is not None and main:
+            log[-1] |= validate(result.eval())
+            result.train()
+        if main:
+            say(log[-1])
+            if out:
+                save_model(result, Path(out)/"last.safetensors", scheme=spec.scheme)
+                if best and log[-1][best] >= max(row[best] for row in log): save_model(result, Path(out)/"best.safetensors", scheme=spec.scheme)
+            if checkpoint: _save_checkpoint(Path(checkpoint), key=spec.key(), step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict(),
+                                            log=log, **({"average": average.state_dict()} if average else {}))
+            if watch is not None: watch(log)
+        accelerator.wait_for_everyone()
     if bar is not None: bar.close()
-    return model.eval(), log
+    return result.eval(), log
+
+def live_curves(
+    names:tuple=("loss",),  # entries of the log, e.g. `("loss", "auc")`
+) -> Callable:              # for `train(watch=…)`
+    "Curves of the log that are redrawn in place while training goes (in a notebook)."
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+    fig, axs = plt.subplots(1, len(names), figsize=(4.2*len(names), 1.9), squeeze=False, layout="constrained")
+    plt.close(fig)
+    handle = display(fig, display_id=True)
+    def watch(log):
+        for ax, name in zip(axs[0], names):
+            ax.clear(); ax.plot([row["step"] for row in log], [row[name] for row in log], ".-"); ax.set_xlabel("step"); ax.set_title(name, fontsize=9); ax.set_ylim(0)
+        if handle: handle.update(fig)
+    watch.figure = fig
+    return watch

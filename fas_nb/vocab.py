@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['REGION_COLORS', 'MIRRORED_REGION', 'BONA_FIDE', 'WMCA_SPECIES', 'PLANAR', 'CHANNEL_COLORS', 'CHANNEL_OF', 'SCHEMES',
-           'MESH', 'EYE_CORNERS', 'SKIN_ABOVE_OVAL', 'KEY_PARTS', 'FRAME_FACTOR', 'InputError', 'Region', 'Species',
-           'Channel', 'channel_lut', 'LabelScheme', 'Presentation', 'Fold', 'Landmarks', 'Truth', 'Annotation',
-           'Frames', 'Labels', 'Rate', 'ModelOptions', 'TrainingOptions', 'MCREAOptions', 'ScoringOptions', 'RunSpec']
+           'MESH', 'EYE_CORNERS', 'SKIN_ABOVE_OVAL', 'KEY_PARTS', 'FRAME_FACTOR', 'TRAINING_CHOICES', 'MCREA_CHOICES',
+           'InputError', 'Region', 'Species', 'Channel', 'channel_lut', 'LabelScheme', 'Presentation', 'Fold',
+           'Landmarks', 'Truth', 'Annotation', 'Frames', 'Labels', 'Rate', 'ModelOptions', 'TrainingOptions',
+           'MCREAOptions', 'ScoringOptions', 'RunSpec']
 
 # %% ../nbs/00_vocab.ipynb #c003
 import hashlib, json, math
@@ -280,10 +281,12 @@ class Rate:
 # %% ../nbs/00_vocab.ipynb #c035
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    "The network (DC-CDN)."
+    "The network."
     theta:float = .7               # share of the central difference term; paper, implementation details
     width:int = 64                 # channels of the stem; 64 is the published network
     cfim_propagate:bool = False    # do fused features also feed the next block?
+    network:str = "dccdn"          # `dccdn`, `ccdn` (one of its streams) or `cdcn`
+    head:str = "grid"              # `grid` at H/8, or a light `decoder` at H/2
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
@@ -291,7 +294,7 @@ class TrainingOptions:
     size:int = 256                 # side of the network's input, pixels
     steps:int = 0                  # optimiser steps; 0: `epochs` decides
     epochs:int = 500               # an epoch draws one random frame of each presentation
-    batch:int = 160
+    batch:int = 160                # over all devices
     lr:float = 2e-3
     schedule:str = "halving"       # `halving` (each 200 epochs) or `one_cycle`
     weight_decay:float = 0.
@@ -301,13 +304,56 @@ class TrainingOptions:
     flip:float = .5                # probability of a horizontal flip
     preset:str = "skin"            # key of `CHANNEL_OF`
     leak:float = 0.                # slope of the maps below zero while training; 0 is the ReLU of the paper, behind which a map can die
+    loss_grid:str = "head"         # maps are compared on the grid of the `head`, or in `full` resolution
+    precision:str = "float32"      # or `bf16`: autocast of the forward pass
+    clip:float = 0.                # largest norm of the gradient; 0: not clipped
+    ema:float = 0.                 # decay of an average of the weights, which is then the result; 0: none
+
+    def __post_init__(self): _check_choices(self, TRAINING_CHOICES)
+
+TRAINING_CHOICES = dict(loss_grid=("head", "full"), precision=("float32", "bf16"))
+MCREA_CHOICES = dict(scheme=("clip", "overlay", "integrate", "mixed"), weights=("uniform", "label_changing"), recipients=("random", "first"),
+                     donors=("snapshot", "in_place"), pairing=("same", "independent"), warp=("similarity", "affine"), direction=("copy", "swap"),
+                     leftover=("keep", "ignore"), resampling=("bilinear", "nearest"), depth=("donor", "recipient"),
+                     background=("copied", "recomputed"), image_label=("any", "area"), place=("after_crop", "before_crop"),
+                     pairs=("any", "different", "same"))
+
+def _check_choices(record, choices):
+    for name, allowed in choices.items():
+        if getattr(record, name) not in allowed: raise ValueError(
+            f"{type(record).__name__}: {name} {getattr(record, name)!r} is unknown; use {', '.join(allowed[:-1])} or {allowed[-1]}")
 
 @dataclass(frozen=True, slots=True)
 class MCREAOptions:
-    "Multi-channel region exchange augmentation, Algorithm 1."
-    gamma:float = .5               # share of the batch that receives regions; 0 switches MCREA off
-    rho:int = 1                    # exchanges per image; 1 in the text, 3 in the caption of Table 5
-    scheme:str = "clip"            # `clip`, `overlay`, `integrate`
+    "Multi-channel region exchange augmentation: Algorithm 1, and one field for each point that it leaves open (number in brackets)."
+    gamma:float = .5               # share of the batch that receives regions, rounded down; 0 switches MCREA off
+    rho:int = 1                    # [2] exchanges per image; 1 in the text, 3 in the caption of Table 5
+    scheme:str = "clip"            # `clip`, `overlay`, `integrate`, or `mixed`: one of them for each exchange
+    part:str = ""                  # only this region in `clip`, e.g. `nose`; empty: any
+    weights:str = "uniform"        # draw among all common parts, or among those that are `label_changing` where there are any
+    recipients:str = "random"      # [1] `random` images of the batch, or the `first`
+    donors:str = "snapshot"        # [3] read from the batch as it was, or `in_place` as it is by now
+    self_donor:bool = False        # [4] may an image give to itself?
+    pairing:str = "same"           # [5] the same part of both, or `independent` parts
+    warp:str = "similarity"        # [6] shift, turn and scale, or `affine`
+    scales:tuple[float, float] = (.5, 2.)  # [6] a warp outside is skipped
+    direction:str = "copy"         # [7] from donor to recipient, or `swap`
+    leftover:str = "keep"          # [8] what is not covered of the recipient's part: `keep`, or `ignore` it in the loss
+    resampling:str = "bilinear"    # [9] of image and depth, or `nearest`
+    depth:str = "donor"            # [10] whose depth the pasted label holds: the `donor`'s or the `recipient`'s
+    background:str = "copied"      # [11] or `recomputed`: 1 where neither attack nor living is above 0
+    move_landmarks:bool = True     # [12] do landmarks of a part move with it?
+    image_label:str = "any"        # [13] an attack where `any` pixel is, or where attack covers more `area` than living
+    place:str = "after_crop"       # [14] on the cropped batch, or `before_crop` on the stored crops
+    pairs:str = "any"              # [15] donor and recipient: `any`, of `different` class, of the `same`
+    living_on_attack:bool = True   # [16] may living parts come onto attacks?
+
+    def __post_init__(self):
+        _check_choices(self, MCREA_CHOICES)
+        if not 0 <= self.gamma <= 1 or self.rho < 0: raise ValueError(
+            f"MCREAOptions: gamma {self.gamma} and rho {self.rho}; expected 0 to 1 and 0 or more")
+        if self.pairing == "independent" and self.warp == "affine": raise ValueError(
+            "MCREAOptions: independent parts have no common landmarks for an affine warp; use similarity")
 
 @dataclass(frozen=True, slots=True)
 class ScoringOptions:

@@ -1,5 +1,6 @@
 "Commands as a user calls them: exit codes, one clear line, nothing half-written."
-import json
+import json, shutil
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, call
@@ -16,6 +17,8 @@ def test_help_has_an_example(name):
     (("fas_reproduce", "--tables", "7"), 2, "table 7 is unknown"),
     (("fas_reproduce", "--set", "training.stpes=3"), 2, "training.{size,steps"),
     (("fas_reproduce", "--data-root", "nowhere"), 2, "nowhere does not exist"),
+    (("fas_reproduce", "--verify", "nowhere"), 2, "such as reports/demo"),
+    (("fas_reproduce", "--slurm", "nowhere.yaml"), 2, "cores, memory, walltime"),
     (("fas_run", "--protocol", "oulu_npu/9"), 2, "oulu_npu"),
     (("fas_run", "--variant", "theirs", "--profile", "smoke"), 2, "theirs"),
     (("fas_run", "--show", "123456"), 1, "no run"),
@@ -24,7 +27,11 @@ def test_help_has_an_example(name):
     (("fas_synth", "--out", "o", "--layout", "mnist"), 2, "mnist"),
     (("fas_synth", "--out", "o", "--profile", "enormous"), 2, "enormous"),
     (("fas_predict", "a.jpg", "--model", "m.safetensors"), None, "m.safetensors"),
+    (("fas_predict", "--model", "m.safetensors"), 2, "--camera N"),
     (("fas_export", "m.safetensors", "m.tflite"), 2, ".onnx"),
+    (("fas_export", "m.onnx", "n.onnx"), 2, "only weights"),
+    (("fas_export", "m.safetensors", "m.onnx"), 2, "m.safetensors"),
+    (("fas_predict", "a.jpg", "--model", "m.onnx"), 2, "fas_export"),
 ], ids=lambda x: " ".join(x) if isinstance(x, tuple) else "")
 def test_mistakes_end_in_one_line(command, code, says, tmp_path):
     data = ("--root", tmp_path) if command[0] == "fas_run" or "--tables" in command or "--set" in command else ()
@@ -44,3 +51,25 @@ def test_outside_a_checkout_without_root(tmp_path):
             "from fas_nb.vocab import InputError\ntry: r.project_root()\nexcept InputError as e: print(e.code, e)")
     done = call("python", "-c", code, tmp_path)
     assert done.stdout.startswith("2 ") and "--root" in done.stdout
+
+def test_predict_on_everything(smoke, tmp_path):
+    "A picture, a video, a folder with a broken file, a stream in place of a camera: one row each, a sheet of maps for each verdict, and the bad file named."
+    run = next((smoke/"runs").glob("*/result.json")).parent
+    frames = smoke/"data/smoke"
+    video = next(p for p in sorted((frames/"oulu_npu").rglob("*_1.avi")))
+    (tmp_path/"in").mkdir(); shutil.copy(video, tmp_path/"in/clip.avi"); (tmp_path/"in/broken.png").write_bytes(b"no picture")
+    from fas_nb.decision import video_frames
+    from PIL import Image
+    Image.fromarray(video_frames(video, 1)[0]).save(tmp_path/"in/photo.png")
+    done = call("fas_predict", tmp_path/"in", video, "--model", run/"model.safetensors", "--threshold", "0", "--overlay", tmp_path/"out", "--json", "--frames", "2")
+    rows = {Path(r["file"]).name: r for r in json.loads(done.stdout)}
+    assert done.returncode == 1 and "Traceback" not in done.stderr and set(rows) == {"broken.png", "clip.avi", "photo.png", video.name}
+    assert "known format" in rows["broken.png"]["error"]
+    assert rows["clip.avi"]["score"] == rows[video.name]["score"] and any("frames" in w for w in rows["clip.avi"]["warnings"])
+    for r in rows.values():
+        if "error" in r: continue
+        assert r["label"] in ("attack", "bona_fide") and Path(r["overlay"]).stat().st_size > 5000 and any("rendered" in w for w in r["warnings"])
+    streamed = call("fas_predict", "--camera", video, "--model", run/"model.safetensors", "--threshold", "0", "--frames", "1")
+    assert streamed.returncode == 0 and "F_attack" in streamed.stdout, streamed.stderr
+    absent = call("fas_predict", "--camera", "97", "--model", run/"model.safetensors", "--threshold", "0")
+    assert absent.returncode == 2 and "gives no picture" in absent.stderr and len(absent.stderr.strip().splitlines()) == 1, absent.stderr

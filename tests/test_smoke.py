@@ -12,7 +12,7 @@ def finished(root): return {p.parent.name: p.stat().st_mtime_ns for p in (root/"
 
 def test_all_pages_are_there(smoke):
     names = {p.name for p in out(smoke).glob("*.html")}
-    assert {"index.html", *(f"table{t}.html" for t in range(1, 6)), "wmca-LOO_glasses.html", "oulu_npu-1.html", "casia_fasd-to_replay_attack.html"} <= names
+    assert {"index.html", "real-data.html", *(f"table{t}.html" for t in range(1, 6)), "wmca-LOO_glasses.html", "oulu_npu-1.html", "casia_fasd-to_replay_attack.html"} <= names
     assert len(list((out(smoke)/"notebooks").glob("*.ipynb"))) == 8
 
 def test_pages_hold_no_external_address(smoke):
@@ -66,6 +66,9 @@ def test_second_time_finds_everything(smoke):
     done = call("fas_reproduce", "--profile", "smoke", "--root", smoke, "--quiet", "--tables", "3", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert finished(smoke) == before
+    index = (out(smoke)/"index.html").read_text()
+    assert all(f'href="table{t}.html"' in index for t in range(1, 6)), "one table made again leaves the others in the index"
+    assert all(key in (out(smoke)/"ro-crate-metadata.json").read_text() for key in before), "and in the manifest"
 
 def test_papermill_works_alone(smoke, tmp_path):
     done = subprocess.run([str(BIN/"papermill"), "nbs/reports/table3.ipynb", str(tmp_path/"out.ipynb"), "-p", "profile", "smoke", "-p", "root", str(tmp_path),

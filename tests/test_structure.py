@@ -22,7 +22,7 @@ def test_imports_go_down(name):
             assert NUMBER[target] < NUMBER[name], (
                 f"{name}.py line {node.lineno}: notebook {NUMBER[name]:02} imports {target} from {NUMBER[target]:02}; move what it needs to a lower number")
 
-@pytest.mark.parametrize("module", ["cli", "reports", "ablations", "datasets", "protocols", "metrics"])
+@pytest.mark.parametrize("module", ["cli", "reports", "protocol_page", "ablations", "datasets", "protocols", "metrics"])
 def test_imports_stay_light(module):
     "Commands answer --help at once: nothing heavy is imported before it is needed."
     heavy = "torch mediapipe mitsuba distributed segment_anything papermill".split()
@@ -100,7 +100,7 @@ def test_wheel_carries_templates_tables_and_commands(tmp_path):
     done = call("python", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    for wanted in ("share/fas_nb/reports/protocol.ipynb", "share/fas_nb/reports/table5.ipynb", "share/fas_nb/published/table1_wmca_loo_acer.csv",
+    for wanted in ("share/fas_nb/reports/protocol.ipynb", "share/fas_nb/reports/table6.ipynb", "share/fas_nb/published/table1_wmca_loo_acer.csv",
                    "fas_nb/assets/page.html", "fas_nb/assets/heads.npz"): assert any(n.endswith(wanted) for n in names), wanted
     entry = next(n for n in names if n.endswith("entry_points.txt"))
     commands = re.findall(r"^(fas_\w+)", zipfile.ZipFile(next(tmp_path.glob("*.whl"))).read(entry).decode(), re.M)

@@ -1,0 +1,159 @@
+"Runs on workers: one killed in the middle, a batch system, Ctrl-C, a run that fails, the real layout."
+import json, os, re, shutil, signal, stat, subprocess, time
+
+import psutil, pytest
+from conftest import BIN, ROOT, call
+
+def finished(root): return {p.parent.name: p.stat().st_mtime_ns for p in (root/"runs").glob("*/result.json")}
+
+@pytest.fixture
+def project(smoke, tmp_path):
+    "A project whose data is annotated and none of whose runs is made: the folder, and a command that makes five runs, one for each seed."
+    shutil.copytree(smoke/"runs/stores", tmp_path/"runs/stores")
+    return tmp_path, [str(BIN/"fas_run"), "--profile", "smoke", "--root", str(tmp_path), "--data-root", str(smoke/"data/smoke"), "--quiet",
+                      "--protocol", "wmca/LOO_glasses", "--seeds", "0,1,2,3,4"]
+
+def start(command, **kwargs):
+    "A command of its own process group, in which Ctrl-C counts even where the tests run in the background."
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **kwargs)
+
+def wait_for(root, n, process, seconds=150):
+    end = time.time() + seconds
+    while len(finished(root)) < n and time.time() < end and process.poll() is None: time.sleep(.1)
+    return len(finished(root))
+
+def alive(group):
+    "Command lines of the processes of a group that still run."
+    found = []
+    for p in psutil.process_iter(["pid", "status", "cmdline"]):
+        try:
+            if os.getpgid(p.pid) == group and p.info["status"] != psutil.STATUS_ZOMBIE: found.append(p.info["cmdline"])
+        except ProcessLookupError: pass
+    return found
+
+def test_a_worker_is_killed_in_the_middle(project):
+    from distributed import Client, LocalCluster
+    root, command = project
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster, Client(cluster) as client:
+        process = start([*command, "--scheduler", cluster.scheduler_address, "--set", "training.steps=60"])
+        made = wait_for(root, 1, process)
+        assert 1 <= made < 5, process.communicate()
+        before = finished(root)
+        victim = next(iter(client.run(os.getpid).values()))
+        os.kill(victim, signal.SIGKILL)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+        assert victim not in client.run(os.getpid).values()                     # it did die, and another took its place
+    after = finished(root)
+    assert len(after) == 5 and before.items() <= after.items()                  # what was finished was not made again
+    assert out.endswith("5 runs\n")
+
+def test_a_batch_system(project, tmp_path):
+    "SLURM is played by two scripts that start the job's own script and end it; everything else is dask-jobqueue."
+    root, command = project
+    fake = tmp_path/"bin"; fake.mkdir()
+    (fake/"sbatch").write_text(f"#!/bin/bash\ncp $1 {tmp_path}/job.sh\nsetsid bash {tmp_path}/job.sh >{tmp_path}/job.log 2>&1 &\necho $! >{tmp_path}/job.pid\necho Submitted batch job 7\n")
+    (fake/"scancel").write_text(f"#!/bin/bash\nkill -- -$(cat {tmp_path}/job.pid) 2>/dev/null; true\n")
+    for script in fake.iterdir(): script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    (tmp_path/"slurm.yaml").write_text(f"cores: 1\nprocesses: 1\nmemory: 2GB\nwalltime: '00:10:00'\nqueue: short\njobs: 1\ninterface: lo\npython: {BIN/'python'}\n"
+                                       "job_extra_directives: ['--comment=fas_nb']\n")
+    try:
+        process = start([*command, "--slurm", str(tmp_path/"slurm.yaml"), "--set", "training.steps=8"], env=os.environ | {"PATH": f"{fake}:{os.environ['PATH']}"})
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err + (tmp_path/"job.log").read_text()
+        job = (tmp_path/"job.sh").read_text()
+        assert "#SBATCH -p short" in job and "--comment=fas_nb" in job           # the file's words reached the batch system
+        assert len(finished(root)) == 5
+    finally: subprocess.run([str(fake/"scancel")])
+
+def test_stopped_by_the_user(project):
+    "Ctrl-C: one line, exit code 1, no half-made run, no process left; the same command goes on."
+    root, command = project
+    process = start([*command, "--set", "training.steps=100", "--workers", "2"])
+    assert wait_for(root, 1, process) < 5
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "stopped; what was finished is kept" in err and "Traceback" not in err, out + err
+    end = time.time() + 20
+    while (left := alive(process.pid)) and time.time() < end: time.sleep(.2)
+    assert not left, left
+    before = finished(root)
+    assert before and not [p for p in (root/"runs").glob("*.partial")]
+    done = subprocess.run([*command, "--set", "training.steps=100"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert before.items() <= finished(root).items() and len(finished(root)) == 5
+
+def test_a_run_that_fails_is_listed_and_the_table_stands(project, smoke):
+    root, command = project[0], ["fas_reproduce", "--tables", "5", "--workers", "1", *project[1][1:8]]
+    spec = next(s for p in (smoke/"runs").glob("*/spec.json") for s in [json.loads(p.read_text())] if s["fold"]["dataset"] == "wmca")
+    from fas_nb.maps import AnnotationStore
+    store = AnnotationStore(next((root/"runs/stores").glob("wmca-*"))/"annotations")
+    store.path("regions", spec["fold"]["train"][0], 0).write_bytes(b"no picture")
+    done = call(*command, "--set", "training.steps=8", cwd=ROOT)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.count("failed: run ") == 2, done.stderr
+    page, data = (root/"reports/smoke/table5.html").read_text(), json.loads((root/"reports/smoke/table5.json").read_text())
+    assert {c["reason"] for c in data["cells"] if c["column"] == "glasses"} == {"1 of 1 runs failed"}      # empty, and why
+    log = re.search(r"trace: ([0-9a-f]{64}\.failed\.log)", page)
+    assert log and "Traceback" in (root/"runs"/log[1]).read_text() and "mend what it names" in page
+    assert "trace: " in (root/"reports/smoke/index.html").read_text()
+
+def test_two_processes_make_the_same_run(smoke, tmp_path):
+    "Both succeed, one whole folder is left."
+    shutil.copytree(smoke/"runs/stores", tmp_path/"runs/stores")
+    command = [str(BIN/"fas_run"), "--profile", "smoke", "--root", str(tmp_path), "--data-root", str(smoke/"data/smoke"), "--quiet", "--workers", "1",
+               "--set", "training.steps=15", "--json"]
+    both = [start(command) for _ in range(2)]
+    told = [json.loads(p.communicate(timeout=120)[0]) for p in both]
+    assert [p.returncode for p in both] == [0, 0] and told[0] == told[1]
+    assert len(finished(tmp_path)) == 1 and not list((tmp_path/"runs").glob("*.partial"))
+
+def test_runs_are_listed_shown_and_collected(smoke, tmp_path):
+    shutil.copytree(smoke/"runs", tmp_path/"runs", ignore=lambda folder, names: [n for n in names if n == "stores"])
+    shutil.copytree(smoke/"runs/stores", tmp_path/"runs/stores")
+    common = ("--root", tmp_path, "--profile", "smoke", "--data-root", smoke/"data/smoke", "--quiet")
+    listed = json.loads(call("fas_run", "--list", "--json", *common).stdout)
+    assert {r["key"] for r in listed} == set(finished(tmp_path)) and {"ours", "living_only", "no_mcrea"} <= {r["variant"] for r in listed}
+    one = json.loads(call("fas_run", "--show", listed[0]["key"][:10], *common).stdout)
+    assert [r["key"] for r in one] == [listed[0]["key"]] and one[0]["provenance"]["weights"]
+    (tmp_path/"runs"/("0"*64)).mkdir(); (tmp_path/"runs"/("0"*64)/"result.json").write_text("{}")
+    (tmp_path/"runs"/f"{'1'*64}.checkpoint").write_text("")
+    done = call("fas_run", "--gc", *common)
+    assert done.returncode == 0 and done.stdout.startswith("2 runs"), done.stdout + done.stderr
+    assert {r["key"] for r in listed} == set(finished(tmp_path))
+
+def test_rehearsal_with_the_real_layout(smoke, tmp_path):
+    """What a licence holder types, on data without the marker of rendering: profile small made smaller, two seeds, several frames.
+    Published and reproduced stand side by side, and no page shows a face."""
+    shutil.copytree(smoke/"data/smoke/oulu_npu", tmp_path/"DIR/oulu_npu")
+    (tmp_path/"DIR/oulu_npu/RENDERED.json").unlink()
+    smaller = [x for f in ("protocols=oulu_npu/1", "frame_size=96", "model.width=4", "training.size=24", "training.epochs=2", "training.batch=8", "scoring.size=24", "scoring.frames=2")
+               for x in ("--set", f)]
+    command = ("fas_reproduce", "--tables", "3", "--profile", "small", "--seeds", "0,1", "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet", *smaller)
+    done = call(*command, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path/"reports/small"
+    table, page = (out/"table3.html").read_text(), (out/"oulu_npu-1.html").read_text()
+    assert "Published and reproduced" in table and "difference, fas_nb" in table and 'class="syn"' not in table + page and "Rendered data." not in table + page
+    data = json.loads((out/"table3.json").read_text())
+    cell = next(c for c in data["cells"] if c["column"].startswith("protocol_1") or c["value"] is not None)
+    assert data["comparable_with_paper"] and cell["seeds"] == 2 and cell["seed_std"] is not None and cell["n"]["runs"] == 2 and cell["interval"]
+    assert page.count("Faces of licensed data are not shown") == 3
+    assert call(*command, "--faces", cwd=ROOT).returncode == 0
+    assert "Faces of licensed data are not shown" not in (out/"oulu_npu-1.html").read_text()
+    assert call("fas_reproduce", "--verify", out, cwd=ROOT).returncode == 0
+
+def test_verify_says_what_no_longer_matches(smoke, tmp_path):
+    shutil.copytree(smoke/"reports", tmp_path/"reports")
+    whole = call("fas_reproduce", "--verify", tmp_path/"reports/smoke", "--runs-dir", smoke/"runs", "--json")
+    told = json.loads(whole.stdout)
+    assert whole.returncode == 0 and told["no_longer_matches"] == [] and told["compared"] > 50
+    page = tmp_path/"reports/smoke/table1.html"
+    page.write_text(page.read_text().replace("syn", ""))
+    key = next(iter(json.loads((smoke/"reports/smoke/table1.json").read_text())["runs"]))
+    shutil.copytree(smoke/"runs", tmp_path/"runs")
+    (tmp_path/"runs"/key/"scores.parquet").write_bytes(b"other scores")
+    next((tmp_path/"runs/stores").glob("wmca-*/frames/**/*.npz")).unlink()
+    changed = call("fas_reproduce", "--verify", tmp_path/"reports/smoke")
+    assert changed.returncode == 1 and "Traceback" not in changed.stderr
+    for what in ("table1.html: changed", f"run {key} scores: was", "store wmca-", "3 no longer match"): assert what in changed.stdout, changed.stdout

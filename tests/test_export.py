@@ -1,0 +1,73 @@
+"Exported files as a user makes and uses them: what they say, and the same verdict from every runtime."
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import call
+from PIL import Image
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    "An untrained detector with a threshold, and a portrait."
+    from fas_nb.dccdn import DCCDN
+    from fas_nb.decision import save_model
+    from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from skimage.data import astronaut
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    model = DCCDN(width=4)
+    spec = RunSpec(Fold("a", "b", "c", ("x",), (), ()), "full", ModelOptions(width=4), TrainingOptions(size=64), MCREAOptions(), ScoringOptions(size=64), 0, "", "", "")
+    save_model(model, folder/"model.safetensors", spec=spec, threshold=.125, origin="rendered", frame_size=96)
+    Image.fromarray(astronaut()).save(folder/"portrait.png")
+    return folder
+
+def verdicts(weights, model, *more):
+    done = call("fas_predict", weights/"portrait.png", *more, "--model", model, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.xml"])
+def test_export_says_what_it_is_and_predicts_the_same(weights, tmp_path, name):
+    done = call("fas_export", weights/"model.safetensors", tmp_path/name)
+    assert done.returncode == 0 and "largest difference" in done.stdout, done.stderr
+    assert float(done.stdout.split()[-1]) <= 1e-5
+    from fas_nb.dccdn import Exported
+    about = Exported(tmp_path/name, threads=1).about
+    assert about["threshold"] == "0.125" and about["channels"] == "attack, living, background" and "higher = more like an attack" in about["polarity"]
+    assert "127.5" in about["preprocessing"] and "rendered" in about["training_data"] and about["size"] == "64"
+    ours, theirs = verdicts(weights, weights/"model.safetensors")[0], verdicts(weights, tmp_path/name)[0]
+    assert ours["label"] == theirs["label"] and ours["threshold"] == theirs["threshold"] == .125
+    assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+    assert any("rendered" in w for w in theirs["warnings"])
+
+def test_many_pictures_take_the_fast_runtime(weights, monkeypatch):
+    "And their scores are those of torch."
+    from fas_nb import cli, decision
+    chosen, load = [], decision.load_model
+    monkeypatch.setattr(decision, "load_model", lambda path, **how: (chosen.append(load(path, **how)), chosen[-1])[1])
+    monkeypatch.setattr(cli, "MANY", 2)
+    assert cli.fas_predict([str(weights/"portrait.png"), "--model", str(weights/"model.safetensors")]) == 0
+    assert cli.fas_predict([str(weights/"portrait.png")]*2 + ["--model", str(weights/"model.safetensors")]) == 0
+    assert not hasattr(chosen[0].model, "runtime") and chosen[1].model.runtime == "openvino"
+
+@pytest.mark.parametrize("arguments, says", [(("--size", "60"), "multiple of 8"), (("--images", "none.jpg"), "none.jpg")])
+def test_mistakes(weights, tmp_path, arguments, says):
+    done = call("fas_export", weights/"model.safetensors", tmp_path/"net.onnx", *arguments)
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+def test_broken_export_is_one_line(weights, tmp_path):
+    (tmp_path/"net.onnx").write_bytes(b"no network")
+    done = call("fas_predict", weights/"portrait.png", "--model", tmp_path/"net.onnx")
+    assert done.returncode == 1 and "export it again" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+def test_other_numbers_of_pictures(weights, tmp_path):
+    "Dynamic batch, through the command's own file."
+    from fas_nb.dccdn import RUNTIMES, Exported
+    from fas_nb.decision import load_model, predict_maps
+    assert call("fas_export", weights/"model.safetensors", tmp_path/"net.onnx").returncode == 0
+    pictures = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), np.uint8)
+    expected = predict_maps(load_model(weights/"model.safetensors").model, pictures)
+    for runtime in RUNTIMES:
+        for n in (1, 3, 5): assert np.abs(predict_maps(Exported(tmp_path/"net.onnx", runtime, 1), pictures[:n]) - expected[:n]).max() <= 1e-5

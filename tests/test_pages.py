@@ -1,0 +1,117 @@
+"What must hold of every HTML page: read by a parser everywhere, and by a browser where there is one."
+import base64, html.parser, io, json, re, shutil, subprocess
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+def pages(smoke): return sorted((smoke/"reports/smoke").glob("*.html"))
+
+class Reader(html.parser.HTMLParser):
+    "Elements with their attributes; what is opened must be closed."
+    void = {"meta", "link", "img", "br"}
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.stack = [], []
+        self.feed(text); self.close()
+        assert not self.stack, f"never closed: {self.stack}"
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.void: self.stack.append(tag)
+    def handle_endtag(self, tag):
+        assert self.stack and self.stack.pop() == tag, f"</{tag}> closes nothing"
+    def all(self, tag): return [a for t, a in self.found if t == tag]
+
+def test_well_formed_and_complete(smoke):
+    for page in pages(smoke):
+        text = page.read_text(encoding="utf-8")
+        read = Reader(text)
+        assert read.all("html")[0]["lang"] == "en" and read.all("title") and len(read.all("h1")) == 1 and read.all("main"), page.name
+        assert len(text) < 3e6, f"{page.name}: {len(text)/1e6:.1f} MB"
+        assert not read.all("script"), page.name
+
+def test_nothing_comes_from_outside(smoke):
+    for page in pages(smoke):
+        read = Reader(page.read_text(encoding="utf-8"))
+        for tag, attrs in read.found:
+            for name in ("src", "href", "srcset", "data", "action"):
+                assert not re.match(r"(https?:)?//", attrs.get(name) or ""), f"{page.name}: <{tag} {name}={attrs[name][:60]}>"
+        assert not re.search(r"@import|url\((?!data:)", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page.read_text(encoding="utf-8"))), page.name
+
+def test_every_picture_decodes_and_says_what_it_shows(smoke):
+    n = 0
+    for page in pages(smoke):
+        for attrs in Reader(page.read_text(encoding="utf-8")).all("img"):
+            assert len(attrs.get("alt", "")) > 10, f"{page.name}: a picture without a description"
+            kind, data = re.fullmatch(r"data:image/(\w+);base64,(.+)", attrs["src"]).groups()
+            with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+                picture.load()
+                assert picture.format == kind.upper() and min(picture.size) > 50
+            n += 1
+    assert n >= 3*5 + 5   # five of each protocol page, one of each table
+
+def test_tables_can_be_read_aloud_and_reached_by_keyboard(smoke):
+    for page in pages(smoke):
+        read = Reader(page.read_text(encoding="utf-8"))
+        assert all(a.get("scope") in ("col", "row") for a in read.all("th")), page.name
+        regions = [a for a in read.all("div") if a.get("class") == "scroll"]
+        assert len(regions) == len(read.all("table")) and all(a["tabindex"] == "0" and a["aria-label"] for a in regions), page.name
+        assert any(a.get("class") == "skip" and a["href"] == "#content" for a in read.all("a")) and read.all("main")[0]["id"] == "content"
+
+def luminance(color):
+    parts = [int(color[i:i + 2], 16)/255 for i in (1, 3, 5)]
+    return sum(w*(c/12.92 if c <= .03928 else ((c + .055)/1.055)**2.4) for w, c in zip((.2126, .7152, .0722), parts))
+
+def test_contrast_of_text():
+    "WCAG 2 level AA, 4.5 to 1, of every text colour on every background of the template."
+    style = (ROOT/"fas_nb/assets/page.html").read_text()
+    named = dict(re.findall(r"--([\w-]+):(#[0-9a-f]{6})", style))
+    texts = {named[n] for n in re.findall(r"(?<![-\w])color:var\(--([\w-]+)\)", style)} | set(re.findall(r"(?<![-\w])color:(#[0-9a-f]{6})", style))
+    for text in texts:
+        for ground in ("#ffffff", "#f6f8fa"):
+            a, b = sorted((luminance(text), luminance(ground)))
+            assert (b + .05)/(a + .05) >= 4.5, f"{text} on {ground}: {(b + .05)/(a + .05):.1f}"
+    a, b = sorted((luminance(named["ink"]), luminance(named["warn-bg"])))
+    assert (b + .05)/(a + .05) >= 4.5
+
+def test_code_is_folded(smoke):
+    for name in ("table1", "wmca-LOO_glasses"):
+        text = (smoke/f"reports/smoke/{name}.html").read_text(encoding="utf-8")
+        folded = re.findall(r"<details>(.*?)</details>", text, re.S)
+        assert text.count("<pre") == sum(f.count("<pre") for f in folded) > 3 and "<details open" not in text
+
+DRIVER = """<!doctype html><body><script>
+const names = %s, seen = {};
+addEventListener('load', () => setTimeout(() => {
+  for (const f of document.querySelectorAll('iframe')) {
+    const d = f.contentDocument, images = [...d.images];
+    seen[f.name] = {title: d.title, pictures: images.length, drawn: images.filter(i => i.complete && i.naturalWidth > 0).length,
+                    overflow: d.documentElement.scrollWidth - f.clientWidth};
+  }
+  document.body.innerHTML = '<pre id=result>' + JSON.stringify(seen) + '</pre>';
+}, 500));
+for (const n of names) { const f = document.createElement('iframe'); f.name = n; f.src = n; f.width = 390; f.height = 844; document.body.append(f); }
+</script></body>"""
+
+def browser():
+    found = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")) if b), None)
+    if not found: pytest.skip("no browser on this machine (Debian: apt-get install chromium); the pages were checked by the parser tests alone")
+    return found
+
+def test_a_browser_draws_every_page(smoke):
+    "On the width of a phone: no console message, every picture drawn, nothing wider than the screen."
+    folder, names = smoke/"reports/smoke", [p.name for p in pages(smoke)]
+    driver = folder/".driver.html"
+    driver.write_text(DRIVER % json.dumps(names))
+    try: done = subprocess.run([browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr", "--v=0",
+                                "--virtual-time-budget=20000", "--dump-dom", driver.as_uri()], capture_output=True, text=True, timeout=180)
+    finally: driver.unlink()
+    result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
+    assert result, done.stderr[-2000:]
+    seen = json.loads(result[1].replace("&amp;", "&"))
+    assert sorted(seen) == names
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line], done.stderr[-2000:]
+    for name, page in seen.items():
+        assert page["title"] and page["drawn"] == page["pictures"], f"{name}: {page}"
+        assert page["overflow"] <= 0, f"{name}: {page['overflow']} px wider than a phone"
+    assert sum(p["pictures"] for p in seen.values()) >= 3*5 + 5

@@ -1,0 +1,139 @@
+"Training that is killed, spread over processes, or run with options that are off by default."
+import json, math, os, signal, subprocess, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BIN
+from fas_nb.dccdn import load_model
+from fas_nb.landmarks import mean_mesh
+from fas_nb.training import pack, train, unpack
+from fas_nb.vocab import (MESH, Fold, Frames, InputError, Labels, MCREAOptions, ModelOptions, Region, RunSpec, ScoringOptions,
+                          TrainingOptions)
+
+def toy_set(n=12, side=40):
+    "Drawn faces; every second one is a print and carries stripes."
+    from skimage.draw import polygon
+    rng, points = np.random.default_rng(0), mean_mesh()*side*.26 + np.float32([side/2, side/2, 0])
+    regions = np.zeros((side, side), np.uint8)
+    for part, region in (("oval", Region.SKIN), ("nose", Region.NOSE), ("mouth", Region.MOUTH), ("left_eye", Region.LEFT_EYE), ("right_eye", Region.RIGHT_EYE)):
+        regions[polygon(*points[list(MESH[part]), 1::-1].T, regions.shape)] = region
+    stripes = 60*(np.arange(side) % 4 < 2)[:, None]
+    images = np.stack([rng.uniform(60, 150, (256, 3))[regions] + stripes*(i % 2)[..., None] + rng.normal(0, 6, (side, side, 3)) for i in np.arange(n)[:, None]])
+    ids = np.array([f"toy/{i}" for i in range(n)])
+    depth = np.repeat(((regions > 0)*np.float32(.8))[None], n, 0)
+    return (Frames(images.clip(0, 255).astype(np.uint8), np.repeat(points[None].astype(np.float32), n, 0), ids, np.zeros(n, int), np.full(n, "mesh")),
+            Labels(np.repeat(regions[None], n, 0), depth, np.where(np.arange(n) % 2, "prints", "bona_fide")))
+
+def toy_spec(model=None, mcrea=None, **training):
+    options = TrainingOptions(**dict(size=24, steps=12, batch=8, lr=4e-3, schedule="one_cycle") | training)
+    return RunSpec(Fold("toy", "toy", "toy", ("a",), (), ()), "full", ModelOptions(**dict(width=4) | (model or {})), options, MCREAOptions(**(mcrea or {})),
+                   ScoringOptions(size=24), 0, "", "", "")
+
+def equal(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+@pytest.fixture(scope="module")
+def data(): return toy_set()
+
+@pytest.fixture(scope="module")
+def whole(data):
+    torch.set_num_threads(1)
+    return train(toy_spec(), *data, entries=4)
+
+KILLED = """
+import sys, time, torch
+sys.path.insert(0, {tests!r})
+from test_training import toy_set, toy_spec, train
+torch.set_num_threads(1)
+def slow(log): time.sleep(.4)      # leaves the parent time to kill in the middle
+train(toy_spec(), *toy_set(), checkpoint={checkpoint!r}, out={out!r}, entries=4, watch=slow if {kill} else None, workers={workers})
+"""
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigkill_changes_no_bit(data, whole, tmp_path, workers):
+    def code(kill): return KILLED.format(tests=str(Path(__file__).parent), checkpoint=str(tmp_path/"state"), out=str(tmp_path/"out"), kill=kill, workers=workers)
+    process = subprocess.Popen([str(BIN/"python"), "-c", code(True)], start_new_session=True)
+    end = time.time() + 120
+    while not (tmp_path/"state").exists() and time.time() < end and process.poll() is None: time.sleep(.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    step = torch.load(tmp_path/"state", weights_only=True)["step"]
+    assert 0 < step < 12, "killed between the first and the last entry of the log"
+    done = subprocess.run([str(BIN/"python"), "-c", code(False)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model, _ = load_model(tmp_path/"out/last.safetensors")
+    assert equal(model, whole[0])
+    assert [json.loads(line) for line in (tmp_path/"out/log.jsonl").read_text().splitlines()] == whole[1]
+
+def test_best_and_last(data, whole, tmp_path):
+    values = iter((.5, .9, .7, .6))
+    kept, log = train(toy_spec(), *data, validate=lambda m: {"auc": next(values)}, out=tmp_path, best="auc", entries=4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors", "log.jsonl"]
+    last, best = (load_model(tmp_path/f"{name}.safetensors")[0] for name in ("last", "best"))
+    assert equal(last, kept) and equal(last, whole[0]) and not equal(best, kept)
+    seen = []
+    train(toy_spec(), *data, validate=lambda m: {"auc": float(not seen.append([v.clone() for v in m.state_dict().values()]))}, entries=4)
+    assert all(torch.equal(x, y) for x, y in zip(best.state_dict().values(), seen[1]))
+
+def test_packed_arrays_and_workers_make_the_same_network(data, whole, tmp_path):
+    packed = unpack(pack([data], len(data[0]), tmp_path/"packed"))
+    assert equal(train(toy_spec(), *packed, workers=2)[0], whole[0])
+
+@pytest.mark.parametrize("spec", [dict(clip=1e-3), dict(ema=.5), dict(precision="bf16"), dict(loss_grid="full"), dict(mcrea=dict(place="before_crop")),
+                                  dict(model=dict(head="decoder")), dict(model=dict(network="ccdn")), dict(model=dict(network="cdcn"))], ids=str)
+def test_options_do_something_and_learn(data, whole, spec):
+    model, log = train(toy_spec(steps=40, **spec), *data, entries=4)
+    assert math.isfinite(log[-1]["loss"]) and log[-1]["loss"] < log[0]["loss"]
+    if model.state_dict().keys() == whole[0].state_dict().keys(): assert not equal(model, train(toy_spec(steps=40), *data)[0])
+
+def test_clipping_bounds_the_gradient(data):
+    "Adam's second moment shows how large the gradients were."
+    from accelerate import Accelerator
+    norms = []
+    original = Accelerator.clip_grad_norm_
+    def spy(self, parameters, limit):
+        parameters = list(parameters)
+        out = original(self, parameters, limit)
+        norms.append(float(torch.stack([p.grad.norm() for p in parameters]).norm()))
+        return out
+    Accelerator.clip_grad_norm_ = spy
+    try: train(toy_spec(clip=1e-3, steps=3), *data)
+    finally: Accelerator.clip_grad_norm_ = original
+    assert len(norms) == 3 and max(norms) <= 1.001e-3
+
+def test_average_goes_on_after_an_interruption(data, tmp_path):
+    class Stop(Exception): pass
+    def stop(log):
+        if len(log) == 2: raise Stop
+    spec = toy_spec(ema=.5)
+    with pytest.raises(Stop): train(spec, *data, checkpoint=tmp_path/"state", watch=stop, entries=4)
+    straight, resumed = train(spec, *data, entries=4), train(spec, *data, checkpoint=tmp_path/"state", entries=4)
+    assert equal(straight[0], resumed[0]) and straight[1] == resumed[1]
+    assert [e["loss"] for e in straight[1]] == [e["loss"] for e in train(toy_spec(), *data, entries=4)[1]]   # it follows, it does not lead
+
+TWO = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from test_training import toy_set, toy_spec, train
+from accelerate import Accelerator
+torch.set_num_threads(1)
+model, log = train(toy_spec(steps=20), *toy_set(), out={out!r}, checkpoint={out!r} + "/state", entries=4)
+torch.save(model.state_dict(), {out!r} + f"/rank{{Accelerator().process_index}}")
+"""
+
+def test_two_processes_train_one_network(data, tmp_path):
+    (tmp_path/"two.py").write_text(TWO.format(tests=str(Path(__file__).parent), out=str(tmp_path/"out")))
+    done = subprocess.run([str(BIN/"torchrun"), "--standalone", "--nproc_per_node", "2", str(tmp_path/"two.py")], capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"ACCELERATE_USE_CPU": "true"})        # what `accelerate launch` does for two GPUs
+    assert done.returncode == 0, done.stderr[-3000:]
+    a, b = (torch.load(tmp_path/f"out/rank{r}", weights_only=True) for r in (0, 1))
+    learnt = [k for k in a if "running" not in k and "num_batches" not in k]
+    assert all(torch.equal(a[k], b[k]) for k in learnt)                             # gradients are shared
+    rows = [json.loads(line) for line in (tmp_path/"out/log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [5, 10, 15, 20] and rows[-1]["loss"] < rows[0]["loss"]   # one process wrote
+
+def test_batch_must_divide(data, monkeypatch):
+    import accelerate
+    monkeypatch.setattr(accelerate.Accelerator, "num_processes", property(lambda self: 3))
+    with pytest.raises(InputError, match="choose a multiple"): train(toy_spec(), *data)

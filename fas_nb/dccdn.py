@@ -227,10 +227,10 @@ def build_network(
     "The network that the options name."
     if options.network not in NETWORKS: raise InputError(f"network {options.network!r} is unknown; use one of {', '.join(NETWORKS)}", 2)
     own = dict(cfim_propagate=options.cfim_propagate, head=options.head)
-    if options.network == "dccdn": return DCCDN(options.theta, options.width, out_channels, **own)
+    if options.network == "dccdn": return DCCDN(options.theta, options.width, out_channels, **own, form=options.form)
     if any(own[k] != getattr(ModelOptions(), k) for k in own): raise InputError(
         f"network {options.network!r} has one stream and no decoder; cfim_propagate and head are options of dccdn", 2)
-    return NETWORKS[options.network](options.theta, options.width, out_channels)
+    return CCDN(options.theta, options.width, out_channels, form=options.form) if options.network == "ccdn" else CDCN(options.theta, options.width, out_channels)
 
 # %% ../nbs/31_dccdn.ipynb #c021
 class _Sum(nn.Module):

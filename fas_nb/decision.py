@@ -325,7 +325,7 @@ def predict_picture(
     ax.set_title("\n".join([f"{verdict.label}: score {verdict.score:.3f}, threshold {verdict.threshold:.3f}", *verdict.warnings]), fontsize=8)
     return ax
 
-# %% ../nbs/40_decision.ipynb #c034
+# %% ../nbs/40_decision.ipynb #c036
 def predict_sheet(
     image:np.ndarray,   # uint8 [H, W, 3] RGB, the photo
     verdict:Verdict,
@@ -344,7 +344,7 @@ def predict_sheet(
         ax.set_title(channel.name.lower() + used, fontsize=8); ax.set_axis_off()
     return figure
 
-# %% ../nbs/40_decision.ipynb #c038
+# %% ../nbs/40_decision.ipynb #c040
 COMBINE = {"mean": np.mean, "median": np.median, "highest": np.max, "lowest": np.min}
 VIDEOS = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")

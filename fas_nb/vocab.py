@@ -287,6 +287,7 @@ class ModelOptions:
     cfim_propagate:bool = False    # do fused features also feed the next block?
     network:str = "dccdn"          # `dccdn`, `ccdn` (one of its streams) or `cdcn`
     head:str = "grid"              # `grid` at H/8, or a light `decoder` at H/2
+    form:str = "split"             # of the operator: `split`, or `dense`, which is faster in the smallest networks; equal up to rounding
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:

@@ -8,7 +8,7 @@ WORKERS ?= 2
 # numeric libraries get one thread a process: the work is spread over processes
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: setup demo test lab bench readme check clean help
+.PHONY: setup demo test lab bench readme check clean distclean help
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -44,6 +44,12 @@ bench: setup  ## run the long measurements of nbs/bench
 readme: setup  ## rewrite README.md from nbs/index.ipynb
 	$(BIN)/python tests/in_sync.py --write-readme
 
-clean:  ## remove the environment and everything generated
-	rm -rf $(VENV) data runs build *.egg-info .pytest_cache .hypothesis
+clean:  ## remove the environment, caches and rendered data; files that were not rendered here, runs and reports stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis
+	@find data -maxdepth 3 \( -name RENDERED.json -o -name RENDERING.json \) 2>/dev/null | while IFS= read -r marker; do \
+	  set="$${marker%/*}"; echo "rm -rf $$set"; rm -rf "$$set" "$$set.truth" "$$set.stills"; done
+	@test ! -d data || find data -type d -empty -delete
+
+distclean: clean  ## remove runs (trained weights) and reports, too
+	rm -rf runs
 	find reports -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +

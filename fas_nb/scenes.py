@@ -403,7 +403,7 @@ def _joined(pieces):
     start = np.cumsum([0] + [len(points) for points, _ in pieces])
     return np.concatenate([p for p, _ in pieces]), np.concatenate([t + s for (_, t), s in zip(pieces, start)])
 
-def _printed_eye(rng):
+def _printed_eye(rng, skin=(.45, .27, .19)):
     "A picture of a staring eye, as on joke glasses."
     n = 64; y, x = (np.mgrid[0:n, 0:n] + .5)/n*2 - 1
     look = rng.normal(0, .12, 2); reach = np.hypot(x - look[0], y - look[1])[..., None]
@@ -411,7 +411,7 @@ def _printed_eye(rng):
     eye = np.ones((n, n, 3))*rng.uniform(.25, .6)
     if rng.random() < .8:   # lids of printed skin around an almond
         almond = (np.abs(y) > .62*np.sqrt(np.clip(1 - (x/.95)**2, 0, 1)))[..., None]
-        eye = np.where(almond, np.array([.45, .27, .19])*rng.uniform(.5, 1.3), eye)
+        eye = np.where(almond, np.array(skin)*rng.uniform(.5, 1.3), eye)
     eye = np.where(reach < rng.uniform(.38, .55), iris, eye)
     return np.clip(np.where(reach < rng.uniform(.16, .26), .01, eye), .01, .9)
 
@@ -500,11 +500,11 @@ _HOLLOW = np.full(256, Region.INSTRUMENT, np.uint8); _HOLLOW[Region.HAIR] = Regi
 
 def _mask_field(kind, rng):
     "Metres inside the mask, for the corners of the skin: positive where the mask is."
-    (x, y, z), wide, up, down = _template().T, *rng.uniform((.070, .096, .088), (.084, .110, .110))
+    (x, y, z), wide, up, down = _template().T, *rng.uniform((.070, .086, .088), (.084, .108, .110))
     hole = np.hypot((np.abs(x) - .0306)/rng.uniform(.0150, .0175), (z - .7149)/rng.uniform(.0070, .0095)) - 1
     holes = np.where(y < -.15, hole*.012, 1.)
     if kind == Species.FLEXIBLEMASK: return np.minimum(holes, hole*.012 + (y > -.15))
-    if rng.random() < .6:                                                              # a slit between the lips
+    if rng.random() < .4:                                                              # a slit between the lips
         lips = _template_points()[[13, 14]].mean(0)
         slit = np.hypot(x/rng.uniform(.012, .020), (z - lips[2])/rng.uniform(.0015, .003)) - 1
         holes = np.minimum(holes, np.where(y < -.15, slit*.003, 1.))
@@ -533,7 +533,7 @@ def _openings():
 
 def _mask_surface(kind, face, wearer, rng):
     "What a mask is made of; its tone is nearer to the wearer's than chance would have it."
-    match = (np.array(look_of(wearer).skin)/look_of(face).skin)**rng.uniform(.3, 1)
+    match = (np.array(look_of(wearer).skin)/look_of(face).skin)**rng.uniform(.6, 1)
     dark = 1 - .85*_openings()[..., None]                                # painted: a shell has none
     albedo = np.clip(skin_albedo(face, .3)*match*dark, .004, .9)
     if kind == Species.PAPERMASK:   # a photo of the face: light baked into the picture, the gamut of ink on paper
@@ -542,19 +542,43 @@ def _mask_surface(kind, face, wearer, rng):
         picture = np.clip(skin_albedo(face)*match*dark*shade[..., None]*rng.uniform(1., 1.5), 0, 1)
         return _glossy(_bitmap(.02 + .80*picture), rng.uniform(.3, .5), 1.35)
     if kind == Species.RIGIDMASK:   # painted resin, sometimes in a single colour
-        tint = np.exp(rng.normal(0, .10, 3)); plain = rng.random() < .1
-        paint = np.ones_like(albedo)*rng.uniform(.25, .7) if plain else albedo
-        return _glossy(_bitmap(np.clip(paint*tint, .01, .9)), rng.uniform(.15, .35), 1.5)
+        tint = np.exp(rng.normal(0, .06, 3)); plain = rng.random() < .1
+        paint = albedo.mean((0, 1))*rng.uniform(.7, 1.3)*dark if plain else albedo
+        return _glossy(_bitmap(np.clip(paint*tint, .01, .9)), rng.uniform(.25, .45), 1.5)
     return _glossy(_bitmap(np.clip(albedo*np.exp(rng.normal(0, .05, 3)), .01, .9)), rng.uniform(.20, .30), 1.5)   # silicone
+
+def _creases(rng):
+    "Metres outward at the corners of a head, for a few folds in the paper."
+    x, _, z = head_bank().template.T
+    folds = np.zeros(len(x))
+    for _ in range(rng.integers(2, 5)):
+        angle, middle = rng.uniform(0, np.pi), rng.normal((0, .69), (.03, .03))
+        away = np.abs((x - middle[0])*np.sin(angle) - (z - middle[1])*np.cos(angle))
+        folds += rng.uniform(.0006, .0020)*np.maximum(1 - away/rng.uniform(.008, .016), 0)
+    return folds[:, None]
+
+def _eye_prints(pictures, body):
+    "Printed eyes where a mask has no holes."
+    angle = np.linspace(0, 2*np.pi, 25)[:-1]
+    outline = np.stack([.019*np.cos(angle), 0*angle, .011*np.sin(angle)], 1)
+    fan = np.stack([np.full(24, 24), np.arange(24), np.roll(np.arange(24), -1)], 1)
+    uv = np.r_[outline, [[0, 0, 0]]][:, [0, 2]]/(.038, -.022) + .5
+    for centre, picture in zip(head_bank().eyes[body.head][:, :3], pictures):
+        points = turned(centre + (0, -.0150, 0) + np.r_[outline, [[0, -.002, 0]]], body.turn)
+        yield _Part(_mesh(picture, points, _normals(points, fan), uv, fan), Region.INSTRUMENT)
 
 def _with_mask(kind, field, face, wearer, rng):
     "Dress a body in a paper, rigid or flexible mask that shows the head `face`."
     bank = head_bank()
     cut, surface, scale = cut_mesh(_part(0), field), _mask_surface(kind, face, wearer, rng), rng.uniform(.99, 1.02)
     covered = np.zeros((len(bank.template), 1), bool); covered[bank.vertex[field > -.004]] = True    # landmarks elsewhere are the wearer's
-    gap = {Species.PAPERMASK: .003, Species.RIGIDMASK: .0018, Species.FLEXIBLEMASK: .0015}[kind]
+    gap = np.full((len(bank.template), 1), {Species.PAPERMASK: .003, Species.RIGIDMASK: .0018, Species.FLEXIBLEMASK: .0015}[kind])
+    if kind == Species.RIGIDMASK: gap[bank.vertex] *= np.clip(field/.012, .3, 1)[:, None]         # thinner at the rim
     regions = _HOLLOW[skin_regions(face)] if kind == Species.FLEXIBLEMASK else Region.INSTRUMENT
-    if kind != Species.PAPERMASK:
+    if kind == Species.PAPERMASK:
+        folds, prints = _creases(rng), []
+        if rng.random() < .35: prints = [_glossy(_bitmap(_printed_eye(rng, look_of(wearer).skin)), .4)]*2    # no holes for the eyes
+    else:
         other = head_shape(face, dict(smile=rng.uniform(0, .5), open=max(0, rng.uniform(-.3, .6)), frown=max(0, rng.uniform(-.5, .4))))
 
     def dress(body):
@@ -565,13 +589,16 @@ def _with_mask(kind, field, face, wearer, rng):
             if kind == Species.FLEXIBLEMASK: shell = .5*shell + .5*smoothed(body.rest, 1)
         outward = vertex_normals(smoothed(body.rest, 10))              # lips and nostrils keep their size
         shell = shell + outward*gap
-        buried = gap*.6 - ((shell - body.rest)*outward).sum(1)         # nothing of the wearer comes through
-        shell = turned(shell + outward*np.maximum(buried, 0)[:, None], body.turn)
+        buried = gap*.6 - ((shell - body.rest)*outward).sum(1, keepdims=True)      # nothing of the wearer comes through
+        shell = shell + outward*np.maximum(buried, 0)
+        if kind == Species.PAPERMASK: shell = shell + outward*folds
+        shell = turned(shell, body.turn)
         if kind == Species.FLEXIBLEMASK:
             shell = shell + vertex_normals(shell)*_hair_height(face)[:, None]
         points, normals = _corners(shell), _corners(vertex_normals(shell))
         mesh = _mesh(surface, cut(points), cut(normals), cut(bank.uv), cut.triangles)
-        return [_Part(mesh, regions)], np.where(covered, shell, body.vertices)
+        eyes = list(_eye_prints(prints, body)) if kind == Species.PAPERMASK else []
+        return [_Part(mesh, regions), *eyes], np.where(covered, shell, body.vertices)
     return dress
 
 def _puppet(head, rng):
@@ -870,6 +897,12 @@ def _fingers(a, b, window, pixel, presenter):
             cover = np.maximum(cover, here)
     return cover, shade
 
+def _mount(a, b, window, pixel, place, half, stand):
+    "A stand under the lower edge, or a clip over the upper one: cover, shade, both [H, W]."
+    ends = (window[1] - .004, 9.) if stand else (window[0] - .016, window[0] + .010)
+    inside = np.minimum.reduce([half - np.abs(a - place), b - ends[0], ends[1] - b])
+    return np.clip(inside/pixel + .5, 0, 1), 1 - .5*np.abs(a - place)/half
+
 def _eye_frame(points, side):
     "Middle and width of an eye in a picture."
     contour = points[list(MESH[f"{side}_eye"]), :2]
@@ -911,6 +944,7 @@ def recapture(
     window = np.r_[trim[0][0], width - trim[0][1], trim[1][0], height - trim[1][1]]
     edges = (window - np.repeat(middle, 2))*metres                          # left, right, top, bottom from the face's middle
     base, sway, phase = rng.normal(0, (.12, .10, .05)), rng.normal(0, (.03, .02, .01)), rng.uniform(0, 6, 3)
+    mount = (rng.uniform(-.03, .03), rng.uniform(.006, .014), rng.random() < .5, rng.uniform(.02, .3))   # place, half width, stand or clip, tone
     room = np.maximum(np.abs(edges[:2]) - .45*FACE_BOX*tool.scale, .002)    # beside the face, where fingers may be
     presenter = [(hand, rng.uniform(-.05, .08), tool.border + min(rng.uniform(.004, .02), beside), int(rng.integers(1, 5)))
                  for hand, beside in zip((-1, 1), room.tolist())]
@@ -922,7 +956,7 @@ def recapture(
         sheet = _Sheet(axes, FACE + held*.004*np.sin(phase + .5*t), tool.curvature)
         i = t % len(sources)
         shots.append(_compose(sources[i], _ink(shown[i], tool, paper if tool.emits else 1.), sheet, pinhole, surroundings, tool, middle, metres, edges,
-                              presenter if held else [], skin, t))
+                              presenter if held else [], mount, skin, t))
     return shots
 
 def _ink(picture, tool, level):
@@ -940,7 +974,7 @@ def _dots(a, b, pixel, tool):
              for colour, q in enumerate(angles)]
     return 1 + tool.dots*np.stack(waves, -1)
 
-def _compose(source, picture, sheet, pinhole, surroundings, tool, middle, metres, edges, presenter, skin, t):
+def _compose(source, picture, sheet, pinhole, surroundings, tool, middle, metres, edges, presenter, mount, skin, t):
     "One frame of a recapture."
     import cv2
     rays, eye = pinhole.rays(), pinhole.matrix[:3, 3]
@@ -972,8 +1006,9 @@ def _compose(source, picture, sheet, pinhole, surroundings, tool, middle, metres
         wearer = tool.wearer[t % len(tool.wearer)] if isinstance(tool.wearer, list) else tool.wearer
         surface, regions, depth_mm = _eye_holes(surface, regions, depth_mm, source, wearer, u, v, light)
     radiance = radiance + cover*(surface - radiance)
-    grip = edges[:2] + np.array([-1, 1])*tool.border
-    fingers, shade = _fingers(a, b, grip, pixel, presenter)
+    grip = edges + np.array([-1, 1, -1, 1])*tool.border
+    if presenter: fingers, shade = _fingers(a, b, grip[:2], pixel, presenter)
+    else: (fingers, shade), skin = _mount(a, b, grip[2:], pixel, *mount[:3]), mount[3]
     radiance = radiance + fingers[..., None]*(shade[..., None]*skin*light/np.pi - radiance)
     regions[fingers > .5] = Region.BACKGROUND; depth_mm[fingers > .5] -= 10
     where = (source.points[:, :2] - middle)*metres

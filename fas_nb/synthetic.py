@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['SPLITS', 'RENDER_PROFILES', 'PAI', 'DEPTH_UNIT', 'OULU_PROTOCOLS', 'RenderProfile', 'split_heads', 'Planned',
            'render_profile', 'render_plan', 'disk_estimate', 'planned_counts', 'whole_file', 'to_counts', 'write_truth',
-           'seen_head', 'ancestry', 'truth', 'write_video', 'homography', 'sense_depth', 'write_wmca', 'eye_lines',
-           'face_lines', 'Job', 'still', 'render_presentation', 'wmca_lists', 'oulu_members', 'oulu_lists',
-           'renderer_hash', 'render_dataset']
+           'seen_head', 'check_heads_apart', 'ancestry', 'truth', 'write_video', 'homography', 'sense_depth',
+           'write_wmca', 'eye_lines', 'face_lines', 'Job', 'still', 'render_presentation', 'wmca_lists', 'oulu_members',
+           'oulu_lists', 'renderer_hash', 'render_dataset']
 
 # %% ../nbs/12_synthetic.ipynb #c003
 import ast, hashlib, json, os, shutil, uuid, zlib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ RENDER_PROFILES = {p.name: p for p in (
     RenderProfile("smoke", 4, 1, 1, {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
                   _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)), phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
     RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)), enrolment=False, alternate=True),
-    RenderProfile("small", 36, 4, 2, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
+    RenderProfile("small", 25, 4, 2, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
     RenderProfile("large", 64, 10, 4, _ALL, _wmca_counts((124, 108, 115), (55, 65, 55), (0, 0, 71), (100, 90, 73))))}
 
 # %% ../nbs/12_synthetic.ipynb #c007
@@ -252,6 +253,16 @@ def seen_head(
     with np.load(path) as data:
         if "head" not in data: raise InputError(f"{path} was written by an earlier version; delete the data set and render it again")
         return int(data["head"])
+
+def check_heads_apart(
+    parts:dict[str, list[Presentation]],  # split -> presentations of rendered data sets
+):
+    "Raise where one head is seen in two splits: names of subjects may differ where the person does not."
+    first = {}
+    for part, presentations in parts.items():
+        for p in presentations:
+            other, found = first.setdefault(head := seen_head(p), (part, p.id))
+            if other != part: raise InputError(f"head {head} is seen in {other} ({found}) and in {part} ({p.id}); render these data again, or name other protocols")
 
 def ancestry(
     head:int,   # id of a head
@@ -483,7 +494,7 @@ def _content(root):
 
 def _refuse_others(root, identity):
     "Raise unless the folder is empty, or was begun or finished with the same code, profile and seed."
-    if not root.exists() or not any(root.iterdir()): return
+    if not root.exists() or {p.name for p in root.iterdir()} <= {UNFINISHED}: return     # nothing was finished
     found = next((root/name for name in (MARKER, UNFINISHED) if (root/name).exists()), None)
     if found is None: raise InputError(
         f"{root} holds files but no {MARKER}: it was not rendered here; give another folder, real data is never written to")
@@ -504,12 +515,14 @@ def render_dataset(
 ) -> Path:                             # root of the data set
     "Render a data set; does nothing when it is there, and continues where it was interrupted."
     profile, plan = render_profile(profile), render_plan(layout, profile)
+    if seed < 0: raise InputError(f"seed {seed} is below zero; give 0 or more", 2)
     root = Path(out).resolve()/layout
     identity = {"rendered": True, "generator": f"fas_nb {__version__} {renderer_hash()}", "layout": layout, "profile": profile.name,
                 "plan": hashlib.sha256(repr((profile, plan)).encode()).hexdigest()[:12], "seed": seed}
     _refuse_others(root, identity)
     if (root/MARKER).exists(): return root
     jobs = [job for item in plan if not (job := Job(str(root), item, profile, seed)).done]
+    if jobs and not find_spec("mitsuba"): raise InputError("rendering needs the path tracer Mitsuba, of the extra `synth`: pip install 'fas_nb[synth]'", 2)
     near = next(p for p in root.parents if p.exists())
     if (free := shutil.disk_usage(near).free) < (asked := disk_estimate(layout, profile)*len(jobs)/len(plan)): raise InputError(
         f"{layout} in profile {profile.name!r} takes about {asked/1e6:.0f} MB and {near} has {free/1e6:.0f} MB left; make room or give another folder")

@@ -1,5 +1,5 @@
 "What no single notebook can check about the others."
-import ast, configparser, json, re, subprocess, sys, zipfile
+import ast, configparser, json, re, shutil, subprocess, sys, zipfile
 from pathlib import Path
 
 import pytest
@@ -113,3 +113,11 @@ def test_notebooks_show_no_local_path():
         for cell in json.loads(path.read_text())["cells"]:
             text = "".join(cell["source"]) + json.dumps([{k: v for k, v in o.get("data", {}).items() if k.startswith("text")} | {"t": o.get("text", "")} for o in cell.get("outputs", [])])
             assert not local.search(text), f"{path.name}: {local.search(text)[0]}"
+
+def test_make_clean_spares_data_that_was_not_rendered_here(tmp_path):
+    shutil.copy(ROOT/"Makefile", tmp_path)
+    for name in ("data/wmca/face.h5", "data/demo/oulu_npu/RENDERED.json", "data/demo/oulu_npu.truth/1.npz", "runs/key/model.safetensors", ".venv/bin/python"):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True); (tmp_path/name).touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {"Makefile", "data/wmca/face.h5", "runs/key/model.safetensors"} and not (tmp_path/"data/demo").exists()

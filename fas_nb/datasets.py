@@ -7,12 +7,12 @@ __all__ = ['LAYOUTS', 'WMCA_INSTRUMENTS', 'DECODING', 'PLANES', 'FOUR_PLANES', '
            'CAN_RENDER', 'count_video_frames', 'declared_frames', 'video_frames', 'GivenFace', 'read_face_json',
            'read_eye_lines', 'read_box_lines', 'read_corner_lines', 'Layout', 'dataset_name', 'presentation_of', 'OULU',
            'CASIA', 'ReplayAttack', 'stream_times', 'nearest_frames', 'registration', 'plane_names', 'open_hdf5',
-           'frame_keys', 'container_of', 'WMCA', 'MSU', 'Table', 'find_root', 'data_origin', 'walk', 'Scan',
-           'natural_order', 'scan_dataset', 'open_dataset', 'dataset_root', 'frame_indices', 'iter_frames',
-           'read_frame', 'read_frames', 'read_depth', 'faces_path', 'given_faces']
+           'frame_keys', 'container_of', 'frame_shape', 'WMCA', 'MSU', 'Table', 'find_root', 'data_origin', 'walk',
+           'Scan', 'natural_order', 'scan_dataset', 'open_dataset', 'dataset_root', 'frame_indices', 'iter_frames',
+           'read_frame', 'read_frames', 'read_depth', 'faces_path', 'given_faces', 'faces_hash']
 
 # %% ../nbs/10_datasets.ipynb #c003
-import json, os, re
+import hashlib, json, os, re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,6 +168,7 @@ class Layout:
     def release(self, present) -> Iterable[str]: return ()            # paths of the whole release where rules give them
     def defects(self) -> dict[str, str]: return {}                    # path -> what is known to be wrong with that file in the release
 
+    def whole(self, p) -> bool: return True                           # frames of the camera, which given faces refer to, or face crops?
     def count(self, p) -> int: return count_video_frames(p.path)
     def frames(self, p, indices) -> Iterator[np.ndarray]: return video_frames(p.path, indices)
     def depth(self, p, indices) -> Iterator[np.ndarray]|None: return None  # no depth sensor
@@ -371,6 +372,15 @@ def container_of(
     raise InputError(f"{file.filename}: holds {', '.join(list(file)[:5]) or 'nothing'}; expected a stream {WMCA.color_stream} (raw recording), "
                      "an array data [frames, planes, height, width] or groups Frame_<i> (face crops)")
 
+def frame_shape(
+    file,                   # an open HDF5 file
+) -> tuple[int, ...]:       # (height, width, 3) of a raw recording, ([planes,] height, width) of face crops
+    "Shape of the first frame of one of WMCA's containers; nothing is decoded."
+    kind = container_of(file)
+    if kind != "frames": return file[WMCA.color_stream if kind == "raw" else "data"].shape[1:]
+    try: return file[f"{frame_keys(file)[0]}/array"].shape
+    except KeyError as error: raise InputError(f"{file.filename}: {frame_keys(file)[0]} holds no array; copy the file again") from error
+
 # %% ../nbs/10_datasets.ipynb #c030
 class WMCA(Layout):
     "WMCA: colour, depth, infrared and thermal video, one HDF5 file per recording, raw or cropped."
@@ -389,6 +399,9 @@ class WMCA(Layout):
         return dict(subject=field["client"], session=field["session"], device="sr300", species=_WMCA_SPECIES[key],
                     instrument=f"{key[0]}_{key[1]:02}", presenter=field["presenter"], date=field["date"],
                     depth_mm_per_unit=self.mm_per_unit)
+
+    def whole(self, p):
+        with open_hdf5(p.path) as file: return container_of(file) == "raw"
 
     def count(self, p):
         with open_hdf5(p.path) as file:
@@ -425,9 +438,9 @@ class WMCA(Layout):
         if not p.attrs.get("channels"): raise InputError(
             f"{p.path}: holds face crops and does not say what their planes are; name the channels, {FOUR_PLANES}")
         names, kind = plane_names(p.attrs["channels"]), container_of(file)
-        keys = frame_keys(file) if kind == "frames" else None
+        keys = frame_keys(file)
         for i in indices:
-            crop = self._frame(file["data"], i) if kind == "video" else np.asarray(file[keys[int(i)]]["array"])
+            crop = self._frame(file["data"], i) if kind == "video" else self._frame(file, f"{keys[i]}/array")
             crop = crop[None] if crop.ndim == 2 else crop
             if len(crop) != len(names): raise InputError(
                 f"{p.path}: frame {i} has {len(crop)} planes, the channels name {len(names)} ({', '.join(names)}); four planes are {FOUR_PLANES}")
@@ -435,8 +448,8 @@ class WMCA(Layout):
             yield dict(zip(names, crop))
 
     def _frame(self, stream, i):
-        try: return stream[int(i)]
-        except OSError as error: raise InputError(
+        try: return np.asarray(stream[i])
+        except (OSError, KeyError) as error: raise InputError(
             f"{stream.file.filename}: frame {i} of {stream.name} cannot be read ({error}); copy the file again") from error
 
 # %% ../nbs/10_datasets.ipynb #c037
@@ -587,7 +600,7 @@ def natural_order(
     text:str,
 ) -> list:      # a key for `sorted`
     "Numbers inside names by their value: `2` before `10`."
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text)]
+    return [int(part) if re.fullmatch("[0-9]+", part) else part for part in re.split("([0-9]+)", text)]
 
 def scan_dataset(
     name:str,                      # data set, any spelling
@@ -730,5 +743,18 @@ def given_faces(
     folder:str|Path|None=None,   # as for `faces_path`
 ) -> dict[int, GivenFace]:       # by frame; empty where there is no file
     "Where a data set's own file says that the face is."
-    path = faces_path(presentation, folder)
-    return _layout(presentation).faces(path) if path and path.is_file() else {}
+    path, layout = faces_path(presentation, folder), _layout(presentation)
+    return layout.faces(path) if path and path.is_file() and layout.whole(presentation) else {}
+
+def faces_hash(
+    presentations:Iterable[Presentation],   # of one data set
+    folder:str|Path,                        # as for `faces_path`
+) -> str:                                   # 16 hexadecimal digits
+    "Hash of all face files in a folder, which must hold some of these presentations."
+    paths = [faces_path(p, folder) for p in presentations]
+    if not any(path and path.is_file() for path in paths): raise InputError(
+        f"{folder}: holds no file of given faces, " + (f"expected for instance {paths[0]}" if paths and paths[0] else "which this data set does not have"), code=2)
+    digest, suffix = hashlib.sha256(), paths[0].suffix
+    for path in sorted(entry.path for entry in walk(folder) if entry.name.endswith(suffix)):
+        digest.update(f"{os.path.relpath(path, folder)} {hashlib.sha256(Path(path).read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]

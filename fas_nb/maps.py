@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import DECODING, iter_frames, read_depth
+from .datasets import DECODING, faces_hash, given_faces, iter_frames, read_depth
 from .depth import fill_nearest, normalise_depth, sensor_depth, z_buffer
-from .landmarks import detect_landmarks, face_crop, landmark_flags, mesh_in_box
+from .landmarks import detect_landmarks, face_crop, find_faces, given_box, landmark_flags
 from .parallel import Failure, run_parallel
 from .sam_masks import SEGMENTERS, load_segmenter, segment
 from .vocab import (CHANNEL_OF, FRAME_FACTOR, PLANAR, SCHEMES, Annotation, Channel, Frames, InputError, Labels, Landmarks,
@@ -378,35 +378,26 @@ def extract_frames(
     workers:int=2,              # processes on this machine
     scheduler:str|None=None,    # address of a running Dask scheduler
     progress:bool=True,         # draw a progress bar?
+    annotations:str|Path|None=None,  # folder of the files that say where the face is; the detector alone where None
 ) -> Summary:
     "Cut the face crops of all presentations into a `FrameStore`; those that are there are skipped."
-    store = FrameStore(folder, dict(n=n, size=size, factor=FRAME_FACTOR, landmarks="mesh"))
+    given = dict(given=faces_hash(presentations, annotations)) if annotations else {}
+    store = FrameStore(folder, dict(n=n, size=size, factor=FRAME_FACTOR, landmarks="mesh", **given))
     each = {p.id: p for p in presentations}
     todo = [withhold(each[id]) for id in store.missing(each)]
-    return _run(partial(_extract, folder=str(folder)), todo, len(each), "faces",
+    return _run(partial(_extract, folder=str(folder), annotations=annotations), todo, len(each), "faces",
                 workers=workers, scheduler=scheduler, progress=progress)
 
-def _extract(presentation, folder):
-    store = FrameStore(folder)
+def _extract(presentation, folder, annotations):
+    store, given = FrameStore(folder), given_faces(presentation, annotations) if annotations else {}
     index, images = zip(*iter_frames(presentation, store.settings["n"]))
-    faces, crops = _faces(images), []
+    faces, crops = find_faces(images, [given_box(given.get(i)) for i in index]), []
     for image, face in zip(images, faces):
         crop, scale, offset = face_crop(image, face.box, store.settings["size"])
         crops.append((crop, face.moved(scale, offset).points))
     images, points = map(np.stack, zip(*crops))
     store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index),
                                         np.array([f.source for f in faces])), np.stack([f.box for f in faces]))
-
-def _faces(images):
-    "The largest face of each frame; where there is none, the mean mesh in the box of the nearest frame that has one, or in the middle."
-    faces = [next(iter(detect_landmarks(image)), None) for image in images]
-    seen = [i for i, face in enumerate(faces) if face is not None]
-    def box(i):
-        if seen: return faces[min(seen, key=lambda j: abs(j - i))].box
-        h, w = images[i].shape[:2]
-        half = min(h, w)/FRAME_FACTOR/2
-        return np.float32([w/2 - half, h/2 - half, w/2 + half, h/2 + half])
-    return [mesh_in_box(box(i)) if face is None else face for i, face in enumerate(faces)]
 
 # %% ../nbs/23_three_channel_maps.ipynb #c029
 def annotate_dataset(

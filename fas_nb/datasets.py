@@ -652,6 +652,7 @@ def _scan_table(path):
         if p.id in files: scan.doubles.append((f"{where}: {scan.relative(p.path)}", scan.relative(files[p.id].path)))
         elif not os.path.isfile(p.path): scan.missing.append(scan.relative(p.path))
         else: files[p.id], scan.sizes[p.id] = p, os.path.getsize(p.path)
+        if (depth := p.attrs.get("depth_path")) and not os.path.isfile(depth): scan.missing.append(scan.relative(depth))
     scan.presentations.extend(files[key] for key in sorted(files, key=natural_order))
     return scan
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_MEASURED', 'face_depth', 'annotate', 'batch_maps', 'three_channel_map', 'loss_mask', 'FrameStore',
            'AnnotationStore', 'fallback_rate', 'Summary', 'withhold', 'extract_frames', 'annotate_dataset',
-           'crop_sensor']
+           'fill_stores', 'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
 import hashlib, io, json, os, re, zipfile
@@ -428,6 +428,21 @@ def annotate_dataset(
     if summary.done or not (store.folder/"manifest.parquet").exists(): store.write_manifest()
     without = tuple((each[id].path, "has no crops: extract_frames failed or was not run") for id in sorted(absent))
     return replace(summary, failures=summary.failures + without)
+
+def fill_stores(
+    presentations:Sequence[Presentation],  # with their species
+    folder:str|Path,                       # gets the stores `frames` and `annotations`
+    n:int, size:int,                       # as for `extract_frames`
+    segmenter:str,                         # as for `annotate_dataset`
+    annotations:str|Path|None=None,        # folder of the files that say where the face is
+    **how,                                 # workers, scheduler, progress
+) -> Summary:
+    "Both steps one after the other."
+    folder = Path(folder)
+    cropped = extract_frames(presentations, folder/"frames", n, size, annotations=annotations, **how)
+    bad = {path for path, _ in cropped.failures}
+    done = annotate_dataset([p for p in presentations if p.path not in bad], folder/"frames", folder/"annotations", segmenter, **how)
+    return replace(done, failures=cropped.failures + done.failures)
 
 def _unfinished(store, frames, presentation):
     "Frames whose annotation is absent, or of another species or another crop than now."

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .datasets import (FOUR_PLANES, LAYOUTS, MARKER, UNFINISHED, WMCA, Scan, container_of, dataset_name, declared_frames, faces_path, find_root,
-                             frame_indices, frame_keys, frame_shape, given_faces, open_hdf5, plane_names, presentation_of, read_depth, read_frames, scan_dataset,
+                             frame_indices, frame_keys, frame_shape, given_faces, open_hdf5, plane_names, presentation_of, read_depth, read_frames, rotation_tag, scan_dataset,
                              stream_times)
 from .manifest import file_hash
 from .parallel import Failure, run_parallel
@@ -550,7 +550,8 @@ def _upright(see):
     size = see.layout.size(see.p) or ((1080, 1920) if see.container == "raw" else None)
     if not size: return
     (h, w), found = see.picture.shape[:2], f"{see.picture.shape[1]} x {see.picture.shape[0]}"
-    if (h > w) != (size[1] > size[0]): yield Finding("pictures are turned against the release", f"{size[0]} x {size[1]}", found)
+    if (h > w) != (size[1] > size[0]): yield Finding(
+        "pictures are turned against the release", f"{size[0]} x {size[1]}", found + ("" if see.container else f", rotation tag {rotation_tag(see.p.path)} degrees"))
     elif see.real and (w, h) != size: yield Finding("pictures have another size than in the release", f"{size[0]} x {size[1]}", found)
 
 @rule("V19", "file")

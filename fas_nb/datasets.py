@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'WMCA_INSTRUMENTS', 'DECODING', 'PLANES', 'FOUR_PLANES', 'SPLIT_WORDS', 'MARKER', 'UNFINISHED',
-           'CAN_RENDER', 'count_video_frames', 'declared_frames', 'video_frames', 'GivenFace', 'read_face_json',
-           'read_eye_lines', 'read_box_lines', 'read_corner_lines', 'Layout', 'dataset_name', 'presentation_of', 'OULU',
-           'CASIA', 'ReplayAttack', 'stream_times', 'nearest_frames', 'registration', 'plane_names', 'open_hdf5',
-           'frame_keys', 'container_of', 'frame_shape', 'WMCA', 'MSU', 'Table', 'find_root', 'data_origin', 'walk',
-           'Scan', 'natural_order', 'scan_dataset', 'open_dataset', 'dataset_root', 'frame_indices', 'iter_frames',
-           'read_frame', 'read_frames', 'read_depth', 'faces_path', 'given_faces', 'faces_hash']
+           'CAN_RENDER', 'count_video_frames', 'rotation_tag', 'declared_frames', 'video_frames', 'GivenFace',
+           'read_face_json', 'read_eye_lines', 'read_box_lines', 'read_corner_lines', 'Layout', 'dataset_name',
+           'presentation_of', 'OULU', 'CASIA', 'ReplayAttack', 'stream_times', 'nearest_frames', 'registration',
+           'plane_names', 'open_hdf5', 'frame_keys', 'container_of', 'frame_shape', 'WMCA', 'MSU', 'Table', 'find_root',
+           'data_origin', 'walk', 'Scan', 'natural_order', 'scan_dataset', 'open_dataset', 'dataset_root',
+           'frame_indices', 'iter_frames', 'read_frame', 'read_frames', 'read_depth', 'faces_path', 'given_faces',
+           'faces_hash']
 
 # %% ../nbs/10_datasets.ipynb #c003
 import hashlib, json, os, re
@@ -45,6 +46,12 @@ def count_video_frames(
 ) -> int:           # frames stored, whatever the header claims
     "How many frames a file really holds; nothing is decoded."
     with _open_video(path) as container: return sum(1 for _ in _packets(container))
+
+def rotation_tag(
+    path:str|Path,  # a video
+) -> int:           # degrees, clockwise; 0 where there is no tag
+    "How far a player has to turn the stored pictures."
+    with _open_video(path) as container: return next((-round(frame.rotation) % 360 for frame in container.decode(video=0)), 0)
 
 def declared_frames(
     path:str|Path,  # a video
@@ -519,7 +526,7 @@ class Table(Layout):
         if depth.ndim != 3 or len(depth) <= max(indices): raise InputError(f"{path}: has shape {depth.shape}, expected one depth [H, W] for each of {max(indices) + 1} frames")
         return (depth[int(i)].astype(np.float32) for i in indices)
 
-# %% ../nbs/10_datasets.ipynb #c044
+# %% ../nbs/10_datasets.ipynb #c045
 MARKER, UNFINISHED = "RENDERED.json", "RENDERING.json"  # in the root of a rendered data set, and of one not yet complete
 CAN_RENDER = ("wmca", "oulu_npu", "casia_fasd", "replay_attack")   # the layouts that `fas_synth` writes
 
@@ -557,7 +564,7 @@ def data_origin(
     if root.is_file(): root = root.parent
     return "rendered" if any(any(root.glob(f"{depth}{name}")) for depth in ("", "*/") for name in (MARKER, UNFINISHED)) else "real"
 
-# %% ../nbs/10_datasets.ipynb #c045
+# %% ../nbs/10_datasets.ipynb #c046
 def walk(
     top:str|Path,
     denied:list|None=None,                # gets (folder, reason) of what may not be read
@@ -656,7 +663,7 @@ def _scan_table(path):
     scan.presentations.extend(files[key] for key in sorted(files, key=natural_order))
     return scan
 
-# %% ../nbs/10_datasets.ipynb #c046
+# %% ../nbs/10_datasets.ipynb #c047
 def open_dataset(
     name:str,                      # key of `LAYOUTS` or another spelling: `wmca`, `oulu_npu`, `casia_fasd`, `replay_attack`, `msu_mfsd`, `table`
     root:str|Path,                 # the data set's folder, or the folder around it; a table
@@ -671,7 +678,7 @@ def open_dataset(
                      f"{', '.join(layout.extensions)}{stranger}; is the data set unpacked?" if layout.name != "table" else
                      f"{scan.root}: no line gives a file that is there; {len(scan.missing)} are not on disk{stranger}")
 
-# %% ../nbs/10_datasets.ipynb #c047
+# %% ../nbs/10_datasets.ipynb #c048
 def dataset_root(
     presentation:Presentation,
 ) -> Path|None:                # None for a presentation without a file
@@ -682,7 +689,7 @@ def dataset_root(
     while path and path.parent.name == path.name: path = path.parent
     return path and path.parent
 
-# %% ../nbs/10_datasets.ipynb #c049
+# %% ../nbs/10_datasets.ipynb #c050
 def frame_indices(
     presentation:Presentation,
     n:int|None=None,    # frames wanted; all where None, fewer than n where the file is shorter
@@ -696,7 +703,7 @@ def frame_indices(
 
 def _layout(presentation): return LAYOUTS.get(presentation.dataset) or Layout()  # a file of no data set is read as a video
 
-# %% ../nbs/10_datasets.ipynb #c050
+# %% ../nbs/10_datasets.ipynb #c051
 def iter_frames(
     presentation:Presentation,
     n:int|None=None,                     # evenly spaced; all where None

@@ -232,6 +232,16 @@ def test_defects_of_a_release_are_known(tmp_path):
     report = checked(tmp_path, "msu_mfsd", 0)
     assert the(report, "V12").paths == ("scene01/real/real_client003_android_SD_scene01.mp4",)
 
+def test_a_rotation_tag_is_told(whole, tmp_path):
+    "A portrait video lying on its side: with its tag nothing is wrong, without it the finding says that there is none."
+    shutil.copytree(whole/"oulu_npu", root := tmp_path/"oulu_npu")
+    (root/f"{O}.avi").unlink(); trees.video(root/f"{O}.mov", trees.pictures(1, 32, 18))
+    assert the(checked(root, "oulu_npu"), "V12").found == "32 x 18, rotation tag 0 degrees"
+    data, one = (root/f"{O}.mov").read_bytes(), 1 << 16
+    at = data.index(b"tkhd") + 44                       # the matrix of the QuickTime format
+    (root/f"{O}.mov").write_bytes(data[:at] + np.array((0, one, 0, -one, 0, 0, 18*one, 0, 1 << 30), ">i4").tobytes() + data[at + 36:])
+    assert "V12" not in ids(checked(root, "oulu_npu"))
+
 def test_command(whole, tmp_path):
     done = call("fas_check", "wmca", whole/"wmca", "--annotations", whole/"annotations", "--deep", "--quiet")
     assert done.returncode == 0, done.stdout

@@ -90,6 +90,11 @@ def test_any_tree_of_the_layout_writer_reads_back(dataset, tmp_path_factory):
             p = found[f"{dataset}/{Path(item.path).with_suffix('')}"]
             assert (str(p.species), p.path, scan.sizes[p.id]) == (str(item.species), str(root/item.path), 1 + len(item.path))
             assert "split" not in p.attrs or p.attrs["split"] == own.get(item.split.lower(), item.split.lower())
+            assert name_of(p) == str(Path(item.path).with_suffix(""))                              # subject, session and device are in the name
+            if size := LAYOUTS[dataset].size(p): assert (size[0] > size[1]) == (item.size[0] > item.size[1])    # which device says what is upright
+        records = [(found[f"{dataset}/{Path(item.path).with_suffix('')}"], item) for item in items]
+        assert len({(p.subject, item.subject) for p, item in records}) == len({p.subject for p, _ in records}) == len({item.subject for _, item in records})
+        if dataset == "oulu_npu": assert len({(p.device, item.camera) for p, item in records}) == len({p.device for p, _ in records})
     check()
 
 WORDS = st.text(st.characters(categories=["L", "Nd", "Zs"], include_characters="-_'\",;"), min_size=1, max_size=12).map(str.strip).filter(bool)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'DATASETS', 'SPLITS', 'Profile', 'get_profile',
-           'Variant', 'TableSpec', 'syntax', 'code_hash', 'protocol_datasets', 'Data', 'prepare', 'Cell', 'data_hashes',
-           'make_spec', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn',
-           'training_images', 'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'run',
-           'test_set', 'metric_hash', 'results', 'is_made', 'read_scores', 'read_result', 'read_examples',
-           'failure_log', 'make_runs', 'find_runs', 'collect_garbage']
+           'Variant', 'TableSpec', 'syntax', 'code_hash', 'protocol_datasets', 'Data', 'apart', 'store_folder',
+           'prepare', 'Cell', 'data_hashes', 'make_spec', 'check_names', 'protocol_runs', 'made_protocols',
+           'table_runs', 'images_drawn', 'training_images', 'spread', 'load_frames', 'permute_species', 'score_table',
+           'example_frames', 'run', 'test_set', 'metric_hash', 'results', 'is_made', 'read_scores', 'read_result',
+           'read_examples', 'failure_log', 'make_runs', 'find_runs', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import ast, hashlib, inspect, json, math, os, shutil, time, traceback, warnings
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .datasets import CAN_RENDER, data_origin, open_dataset
+from .datasets import CAN_RENDER, data_origin, faces_hash, find_root, open_dataset
 from . import metrics
 from .manifest import file_hash, git_revision, machine, versions, write_atomically
 from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters, eer, polarity_warning, threshold_at_bpcer,
@@ -45,6 +45,9 @@ class Profile:
     seeds:tuple[int, ...] = (0,)
     protocols:tuple[str, ...] = ()   # `dataset/protocol` that are made; empty: all
     channels:str = ""        # planes of WMCA's face crops, e.g. `rgb,depth`; empty: raw recordings
+    annotations:str = ""     # folder of the files that say where the face is, as `apart` reads it; empty: the detector alone
+    lists:str = ""           # folder of protocol lists, likewise; empty: those that lie with the data sets
+    partial:bool = False     # go on when listed presentations are not on disk?
 
 PROFILES = {p.name: p for p in (
     Profile("smoke", "smoke", 96, ModelOptions(width=4), TrainingOptions(size=24, steps=40, batch=12, lr=1.6e-2, schedule="one_cycle", leak=.1),
@@ -174,12 +177,14 @@ class Data:
     stores:dict[str, str]                  # data set -> folder that holds `frames` and `annotations`
     origin:str                             # `rendered` or `real`
     failures:tuple = ()                    # (presentation id, reason) of what could not be read
+    lists:dict[str, Path|None] = field(default_factory=dict)   # data set -> folder of its protocol lists where they lie apart
+    partial:bool = False                   # are folds made of what is there?
 
     def folds(self, protocol:str) -> list[Fold]:
         "The folds of `dataset/protocol`."
         dataset, _, name = protocol.partition("/")
         needed = protocol_datasets(protocol)
-        return folds(dataset, name, [p for p in self.presentations.values() if p.dataset in needed])
+        return folds(dataset, name, [p for p in self.presentations.values() if p.dataset in needed], self.partial, self.lists.get(dataset))
 
     def readable(self, ids) -> list[str]:
         "Those of the presentations that could be read and annotated; the others count as errors of their class."
@@ -195,6 +200,29 @@ class Data:
         return AnnotationStore(Path(self.stores[dataset])/"annotations")
 
 # %% ../nbs/50_ablations.ipynb #c019
+def apart(
+    folder:str,           # as a user gives it; may be empty
+    dataset:str,          # key of `PROTOCOLS`
+) -> Path|None:           # None: nothing lies apart
+    "Where files of a data set lie apart from it: in the folder of its name, or for WMCA, whose lists and face files are given out apart, in the folder itself."
+    if not folder: return None
+    top = Path(folder)
+    if not top.is_dir(): raise InputError(f"there is no folder {folder!r}", 2)
+    return top/dataset if (top/dataset).is_dir() else top if dataset == "wmca" else None
+
+def store_folder(
+    profile:Profile, dataset:str,
+    root:str|Path,                      # of the data set
+    presentations:list[Presentation],   # all of it
+    given:Path|None,                    # folder of its face files, where they are to be used
+    runs_dir:str|Path,                  # folder of runs, and of the stores
+) -> Path:
+    "The folder of a data set's crops and annotations: another one for each way to make them."
+    settings = [str(find_root(dataset, root).resolve()), profile.frame_size, profile.scoring.frames, profile.segmenter]
+    if profile.channels and dataset == "wmca": settings.append(profile.channels)
+    if given: settings.append(faces_hash(presentations, given))
+    return Path(runs_dir)/"stores"/f"{dataset}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
+
 def prepare(
     profile:Profile,         # the size of the work
     protocols:list[str],     # `dataset/protocol` that will be asked for
@@ -205,27 +233,24 @@ def prepare(
     progress:bool=True,      # draw progress bars?
 ) -> Data:
     "Render what may be rendered, open the data sets, crop and annotate every presentation that the protocols use."
-    from fas_nb.maps import annotate_dataset, extract_frames
-    presentations, stores, origins, failures = {}, {}, set(), []
+    from fas_nb.maps import fill_stores
+    presentations, stores, given, origins, failures = {}, {}, {}, set(), []
     for dataset in [d for d in DATASETS if any(d in protocol_datasets(p) for p in protocols)]:
         root = _dataset_root(profile, dataset, Path(data_root), workers, scheduler, progress)
         found = open_dataset(dataset, root, profile.channels)
         presentations |= {p.id: p for p in found}
         origins.add(data_origin(root))
-        settings = [str(root.resolve()), profile.frame_size, profile.scoring.frames, profile.segmenter, *([profile.channels] if profile.channels else [])]
-        folder = Path(runs_dir)/"stores"/f"{dataset}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
-        stores[dataset] = str(folder)
-    data = Data(presentations, stores, "real" if "real" in origins else "rendered")
+        given[dataset] = apart(profile.annotations, dataset)
+        stores[dataset] = str(store_folder(profile, dataset, root, found, given[dataset], runs_dir))
+    data = Data(presentations, stores, "real" if "real" in origins else "rendered",
+                lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial)
     used = {i for p in protocols for f in data.folds(p) for i in (*f.train, *f.dev, *f.test)}
     for dataset, folder in stores.items():
         todo = [p for p in presentations.values() if p.dataset == dataset and p.id in used]
-        common = dict(workers=workers, scheduler=scheduler, progress=progress)
-        done = extract_frames(todo, Path(folder)/"frames", profile.scoring.frames, profile.frame_size, **common)
+        done = fill_stores(todo, folder, profile.scoring.frames, profile.frame_size, profile.segmenter, given[dataset],
+                           workers=workers, scheduler=scheduler, progress=progress)
         id_of = {p.path: p.id for p in todo}
-        lost = [(id_of[path], reason) for path, reason in done.failures]
-        done = annotate_dataset([p for p in todo if p.id not in dict(lost)], data.frame_store(dataset), Path(folder)/"annotations",
-                                segmenter=profile.segmenter, **common)
-        failures += lost + [(id_of[path], reason) for path, reason in done.failures]
+        failures += [(id_of[path], reason) for path, reason in done.failures]
     return replace(data, failures=tuple(failures))
 
 def _dataset_root(profile, dataset, data_root, workers, scheduler, progress):

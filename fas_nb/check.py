@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKS', 'RULES', 'FRAMES', 'SECONDS_PER_FRAME', 'KILOBYTES_PER_FRAME', 'Check', 'Finding', 'Report', 'rule',
-           'run_rules', 'Folder', 'ListRead', 'wanted_names', 'expected_counts', 'count_table', 'Probe', 'File',
-           'probe', 'separable', 'pieces_hash', 'statement', 'draw_sample', 'check_dataset']
+           'run_rules', 'Folder', 'ListRead', 'wanted_names', 'expected_counts', 'count_table', 'fold_table', 'Probe',
+           'File', 'probe', 'separable', 'pieces_hash', 'statement', 'draw_sample', 'check_dataset']
 
 # %% ../nbs/13_check.ipynb #c003
 import hashlib, json, math, os
@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from .datasets import (FOUR_PLANES, LAYOUTS, MARKER, UNFINISHED, WMCA, Scan, container_of, dataset_name, declared_frames, faces_path, find_root,
-                             frame_indices, frame_keys, given_faces, open_hdf5, plane_names, presentation_of, read_depth, read_frames, scan_dataset,
+                             frame_indices, frame_keys, frame_shape, given_faces, open_hdf5, plane_names, presentation_of, read_depth, read_frames, rotation_tag, scan_dataset,
                              stream_times)
 from .manifest import file_hash
 from .parallel import Failure, run_parallel
 from .protocols import (PROTOCOLS, WMCA_RULES, Problem, by_rule, count_fold, find_wmca_list, folds, msu_list, oulu_folder, oulu_lines, oulu_splits,
                               protocol_counts, protocol_name, read_list, replay_list, wmca_lines)
-from .vocab import BONA_FIDE, WMCA_SPECIES, InputError, Presentation
+from .vocab import BONA_FIDE, WMCA_SPECIES, Fold, InputError, Presentation
 
 # %% ../nbs/13_check.ipynb #c005
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ CHECKS = {check[0]: Check(*check) for check in (
     ("V01", "error", "the folders of the release are there", "unpack the whole release into one folder, and point the path at that folder"),
     ("V02", "error", "every presentation of the release and of its lists is on disk", "complete the data set; results on a part are not those of the benchmark"),
     ("V03", "error", "counts and protocols are the published ones", "see the table of counts; complete the data set or take its lists again"),
-    ("V04", "warning", "names follow the grammar of the release", "rename them if they belong to the data set; otherwise they are left out"),
+    ("V04", "warning", "names follow the grammar of the release", "rename what belongs to the data set; the rest is left out"),
     ("V05", "error", "the labels of a list agree with the names of its files", "take the list from the data set again"),
     ("V06", "error", "what is left out is in neither train nor dev", "take the list from the data set again"),
     ("V07", "error", "what is left out is the only attack of its test split", "take the list from the data set again"),
@@ -55,7 +55,7 @@ CHECKS = {check[0]: Check(*check) for check in (
     ("V17", "error", "the planes of face crops are named", f"say what the planes are: {FOUR_PLANES}"),
     ("V18", "warning", "the frames of a container have no gaps", "faces too small were dropped when the container was made; fewer frames are scored"),
     ("V19", "warning", "given faces lie in the frame, upright and unmirrored", "axis order or sides may be mixed up: boxes and eyes (row, column), landmarks (x, y)"),
-    ("V20", "warning", "faces are given for every frame", "the detector is used where none is given"),
+    ("V20", "warning", "faces are given for every frame", "the detector is used where none is given, and everywhere without --annotations"),
     ("V21", "note", "lists are plain text", "nothing to do, it is put right on reading"),
     ("V22", "error", "only official protocols are in use", "use Protocol_1, not its variants by session"),
     ("V23", "note", "the length of a clip does not tell the label", "score the same number of frames of each clip, as is done here"),
@@ -115,11 +115,12 @@ class Report:
         head = (f"{LAYOUTS[self.dataset].title}{f', {self.origin} data' if self.origin else ''}: {', '.join(numbers) or 'nothing found'}"
                 f" ({self.presentations} presentations, {self.opened} of them read)")
         summary = [f"{f.id:4} {f.severity:8} {len(f.paths) or '':>7} {f.what}" for f in self.findings]
-        counts = [f"{split:6} {species:13} {found:7} {'-' if expected is None else expected:>8} {'' if expected in (None, found) else '  <-- differs'}"
+        wide = max([6, *(len(split) for split, *_ in self.counts)])
+        counts = [f"{split:{wide}} {species:13} {found:7} {'-' if expected is None else expected:>8} {'' if expected in (None, found) else '  <-- differs'}"
                   for split, species, found, expected in self.counts]
         files = [f"{f.id} {path}" for f in self.findings for path in f.paths if f.severity != "note"]
         blocks = [[head, *self.statement], [f"{'id':4} {'severity':8} {'files':>7} what", *summary] if summary else [],
-                  [f"{'split':6} {'species':13} {'found':>7} {'expected':>8}", *counts] if counts else [], list(map(str, self.findings)),
+                  [f"{'split':{wide}} {'species':13} {'found':>7} {'expected':>8}", *counts] if counts else [], list(map(str, self.findings)),
                   ["files:", *files[:200], *([f"and {len(files) - 200} more: --json has all"] if len(files) > 200 else [])] if files else []]
         return _printable("\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block))
 
@@ -198,6 +199,15 @@ class Folder:
         return {name: ListRead(path, *_parsed(parse, path)) for name, path in paths.items()}
 
     @cached_property
+    def made(self) -> list[Fold]:
+        "The folds of the protocols, of what is there."
+        made = []
+        for protocol in self.protocols:
+            try: made += folds(self.name, protocol, self.presentations, partial=True, lists=self.lists)
+            except InputError: pass                # a rule tells
+        return made
+
+    @cached_property
     def split_of(self) -> dict[str, str]:
         "Presentation id -> split, from the folder, the table or the list."
         if self.name == "wmca": return {f"wmca/{i}": split for i, _, split in self.read_lists["grandtest"].rows} if "grandtest" in self.read_lists else {}
@@ -228,7 +238,10 @@ def _folders(see):
 
 @rule("V04", "folder")
 def _names(see):
-    if strange := see.scan.strangers: yield Finding(
+    def unlisted(path): return see.name == "wmca" and (found := see.layout.grammar.search(stem := os.path.splitext(path)[0])) and found.end() == len(stem)
+    if extra := [path for path, _ in see.scan.strangers if unlisted(path)]: yield Finding(
+        _many(len(extra), "recording is", "recordings are") + " of wigs, makeup: in no released list, which is normal", paths=tuple(extra), severity="note")
+    if strange := [s for s in see.scan.strangers if not unlisted(s[0])]: yield Finding(
         _many(len(strange), "file is left out", "files are left out"), "names as in the release" if see.name != "table" else "path and species in each line", strange[0][1], tuple(n for n, _ in strange))
     if see.scan.origin == "real" and (release := {*see.layout.release(see.presentations)}):
         if extra := [p for i, p in see.inside.items() if i not in release]: yield Finding(
@@ -241,7 +254,7 @@ def _names(see):
 
 def _problems(see, id, what):
     "The lines of all lists that have this problem."
-    wrong = [(f"{see.scan.relative(item.path)} line {p.number}", p.text) for item in see.read_lists.values() for p in item.problems if p.check == id]
+    wrong = [(see.scan.relative(item.path) + (f" line {p.number}" if p.number else ""), p.text) for item in see.read_lists.values() for p in item.problems if p.check == id]
     if wrong: yield Finding(_many(len(wrong), *what), found=wrong[0][1], paths=tuple(where for where, _ in wrong), severity="error")
 
 @rule("V10", "folder")
@@ -365,7 +378,8 @@ def expected_counts(see:Folder) -> dict[tuple[str, str], int]:  # (split, specie
     return {(own.get(split.lower(), split.lower()), species): n for split, kinds in marker.items() for species, n in kinds.items()}
 
 def count_table(see:Folder) -> list[tuple[str, str, int, int|None]]:  # split, species, found, expected
-    "How many presentations each split has of each species; empty where only a list knows the split and there is none."
+    "How many presentations each split has of each species; empty where only a list knows the split and there is none. Of one protocol the splits of its folds."
+    if see.protocol in see.protocols: return fold_table(see)
     species = {p.id: p.species for p in see.presentations}
     found = Counter((split, species[id]) for id, split in see.split_of.items() if id in species)
     try: expected = expected_counts(see)
@@ -373,24 +387,25 @@ def count_table(see:Folder) -> list[tuple[str, str, int, int|None]]:  # split, s
     if not found and see.name in ("wmca", "msu_mfsd"): return []
     return [(*key, found.get(key, 0), expected.get(key, 0 if expected else None)) for key in dict.fromkeys([*expected, *sorted(found)])]
 
+def fold_table(see:Folder) -> list[tuple[str, str, int, int|None]]:  # fold and split, species, found, published
+    "The same of each fold that can be made; the published counts are those of real data."
+    rows = []
+    for fold in see.made:
+        found = {key: n for key, (n, _) in count_fold(fold, see.presentations).items()}
+        published = {key[2:]: n for key, (n, _) in protocol_counts().items() if key[:2] == (see.name, fold.name)} if see.scan.origin == "real" else {}
+        rows += [(f"{fold.name} {key[0]}", key[1], found.get(key, 0), published.get(key)) for key in dict.fromkeys([*published, *found])]
+    return rows
+
 @rule("V03", "folder")
 def _counts(see):
     try: expected_counts(see)
     except (OSError, ValueError, KeyError, AttributeError) as error: yield Finding(
         f"{MARKER} cannot be read: render the data set again", "the counts of this rendered data set", f"{type(error).__name__}: {error}", (MARKER,))
-    table = count_table(see)
-    differ = [row for row in table if row[3] is not None and row[2] != row[3]]
-    if differ: yield Finding(f"{len(differ)} of {len(table)} counts differ from {'the published ones' if see.scan.origin == 'real' else MARKER}",
-                             str(sum(r[3] for r in differ)), str(sum(r[2] for r in differ)))
-    elif see.scan.origin == "real":   # the whole is there: do lists that the user supplied hold what was published?
-        wrong = []
-        for protocol in see.protocols:
-            try: made = folds(see.name, protocol, see.presentations, partial=True, lists=see.lists)
-            except InputError: continue
-            wrong += [f"{fold.name} {split} {species}: {n} expected, {got} found" for fold in made
-                      for (split, species), (got, _) in count_fold(fold, see.presentations).items()
-                      if (n := protocol_counts().get((see.name, fold.name, split, species), (got,))[0]) != got]
-        if wrong: yield Finding(f"{len(wrong)} counts of protocols differ from the published ones", found=wrong[0])
+    for count in (count_table, fold_table):       # where the whole is there: do lists that the user supplied hold what was published?
+        table = count(see)
+        differ = [row for row in table if row[3] not in (None, row[2])]
+        if differ: yield Finding(f"{len(differ)} of {len(table)} counts differ from {'the published ones' if see.scan.origin == 'real' else MARKER}",
+                                 f"{differ[0][3]} {differ[0][1]} in {differ[0][0]}", str(differ[0][2])); return
 
 @rule("V03", "folder")
 def _protocols(see):
@@ -432,7 +447,7 @@ class File:
     @cached_property
     def face(self) -> np.ndarray|None:
         "Given face box nearest to the middle frame."
-        try: boxes = {i: g.box for i, g in self.given.items() if g.box is not None} if self.whole else {}
+        try: boxes = {i: g.box for i, g in self.given.items() if g.box is not None}
         except InputError: return None         # a rule of its own tells
         return boxes[min(boxes, key=lambda i: abs(i - self.middle))] if boxes else None
 
@@ -461,21 +476,23 @@ def _opens(see):
     try: see.frames
     except InputError as error: yield Finding("cannot be read", "a readable file", str(error))
 
+@rule("V18", "file", "wmca")
+def _gaps(see):
+    if see.container != "frames": return
+    with open_hdf5(see.p.path) as file:
+        empty = [key for key in frame_keys(file) if f"{key}/array" not in file]
+        numbers = [int(key[6:]) for key in frame_keys(file)]
+    if empty: yield Finding("frames hold no picture", "an array in each", f"none in {', '.join(empty[:8])}", severity="error")
+    if missing := sorted({*range(max(numbers) + 1)} - {*numbers}): yield Finding("frames are missing between others", "Frame_0, Frame_1, …", f"no {', '.join(map(str, missing[:8]))}")
+
 @rule("V17", "file", "wmca")
 def _planes(see):
     channels = see.p.attrs.get("channels", "")
     if see.whole: return
-    with open_hdf5(see.p.path) as file:
-        shape = file["data"].shape[1:] if see.container == "video" else file[frame_keys(file)[0]]["array"].shape
+    with open_hdf5(see.p.path) as file: shape = frame_shape(file)
     planes = shape[0] if len(shape) == 3 else 1
     if not channels: yield Finding("face crops do not say what their planes are", "--channels", f"{planes} planes of {shape[-1]} x {shape[-2]}")
     elif planes != len(names := plane_names(channels)): yield Finding("face crops have another number of planes", f"{len(names)} ({', '.join(names)})", f"{planes}")
-
-@rule("V18", "file", "wmca")
-def _gaps(see):
-    if see.container != "frames": return
-    with open_hdf5(see.p.path) as file: numbers = [int(key[6:]) for key in frame_keys(file)]
-    if missing := sorted({*range(max(numbers) + 1)} - {*numbers}): yield Finding("frames are missing between others", "Frame_0, Frame_1, …", f"no {', '.join(map(str, missing[:8]))}")
 
 @rule("V11", "file")
 def _readable(see):
@@ -517,9 +534,9 @@ def _unit(see):
     with open_hdf5(see.p.path) as file: kind = file[WMCA.depth_stream].dtype
     if kind == np.uint8: yield Finding("the depth stream holds 8 bits: it was normalised and holds no distances", "uint16", str(kind))
 
-@rule("V15", "file", "wmca")
+@rule("V15", "file", "wmca", "table")
 def _distances(see):
-    if see.container == "raw" or "depth" in see.p.attrs.get("channels", ""):
+    if see.container == "raw" or "depth" in see.p.attrs.get("channels", "") or "depth_path" in see.p.attrs:
         depth = see.inner(read_depth(see.p, 1)[0])
         valid = depth[depth > 0]
         seen = f"{1 - valid.size/depth.size:.0%} zero" + (f", {valid.min():.0f} / {np.median(valid):.0f} / {valid.max():.0f} (least, median, most)" if valid.size else "")
@@ -533,7 +550,8 @@ def _upright(see):
     size = see.layout.size(see.p) or ((1080, 1920) if see.container == "raw" else None)
     if not size: return
     (h, w), found = see.picture.shape[:2], f"{see.picture.shape[1]} x {see.picture.shape[0]}"
-    if (h > w) != (size[1] > size[0]): yield Finding("pictures are turned against the release", f"{size[0]} x {size[1]}", found)
+    if (h > w) != (size[1] > size[0]): yield Finding(
+        "pictures are turned against the release", f"{size[0]} x {size[1]}", found + ("" if see.container else f", rotation tag {rotation_tag(see.p.path)} degrees"))
     elif see.real and (w, h) != size: yield Finding("pictures have another size than in the release", f"{size[0]} x {size[1]}", found)
 
 @rule("V19", "file")
@@ -543,7 +561,7 @@ def _given(see):
     h, w = see.picture.shape[:2]
     wrong = {"boxes have no area": lambda g: g.box is not None and (g.box[2] == g.box[0] or g.box[3] == g.box[1]),
              "boxes have their corners exchanged": lambda g: g.box is not None and (g.box[2] < g.box[0] or g.box[3] < g.box[1]),
-             "boxes or eyes lie outside of the frame": lambda g: see.whole and any(
+             "boxes or eyes lie outside of the frame": lambda g: any(
                  (a < -1).any() or (a.reshape(-1, 2) > (w + 1, h + 1)).any() for a in (g.box, g.eyes) if a is not None),
              "eyes are exchanged: the subject's left eye is on the left of the picture": lambda g: g.eyes is not None and g.eyes[1, 0] < g.eyes[0, 0]}
     for what, is_wrong in wrong.items():
@@ -574,7 +592,10 @@ def separable(
 
 def _shortcut(see, value, what):
     probes = [(p, r) for p, r in see.probes if r.frames]
-    share = separable(np.array([value(r) for _, r in probes], float), np.array([p.species != BONA_FIDE for p, _ in probes], bool))
+    values, is_attack = np.array([value(r) for _, r in probes], float), np.array([p.species != BONA_FIDE for p, _ in probes], bool)
+    share = separable(values, is_attack)
+    if share is None and not np.isnan(values).all() and len(see.probes) < len(see.presentations): yield Finding(
+        f"too few files were read to say whether {what} tells the label", "ten or more of each kind", f"{is_attack.sum()} attacks and {(~is_attack).sum()} bona fide; read more with --deep 0.1", severity="note")
     if share is not None and not .1 < share < .9: yield Finding(f"{what} tells the label", "about 50 %", f"{max(share, 1 - share):.0%} of pairs are told apart")
 
 @rule("V16", "sample", "wmca")
@@ -633,9 +654,9 @@ def statement(
             try:
                 with open_hdf5(p.path) as file:
                     kind = container_of(file)
-                    shape = dict(raw=lambda: file[WMCA.color_stream].shape[1:3], video=lambda: file["data"].shape[1:], frames=lambda: file[frame_keys(file)[0]]["array"].shape)[kind]()
+                    shape = frame_shape(file)[:2 if kind == "raw" else None]
                     kinds[f"{dict(raw='raw recordings', video='face crops, video container', frames='face crops, frame container')[kind]}, {' x '.join(map(str, shape))}"] += 1
-            except (InputError, KeyError, AttributeError): kinds["not readable"] += 1
+            except (InputError, AttributeError): kinds["not readable"] += 1
         lines.append(f"container: {'; '.join(kinds)} (of {kinds.total()} files looked into)"
                      + (f"; channels: {see.channels}" if see.channels else "; --channels is needed" if any("crops" in kind for kind in kinds) else ""))
         absent = [p for p in ("grandtest", *WMCA_RULES) if p not in see.read_lists and (not see.protocol or p == see.protocol)]

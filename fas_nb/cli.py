@@ -58,6 +58,10 @@ def _profile_options(parser):
     parser.add_argument("--root", default="", help="project folder (looked for above the working folder)")
     parser.add_argument("--seeds", default="", help="comma-separated (those of the profile)")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the profile, e.g. training.steps=200")
+    for flag, what in (("--annotations", "files that say where the face is (the detector alone finds it)"),
+                       ("--protocols", "protocol lists where they lie apart (those in the data sets' folders)")): parser.add_argument(
+        flag, metavar="DIR", help=f"folder of WMCA's {what}, or one that holds a folder for each data set")
+    parser.add_argument("--partial", action="store_true", help="go on when listed presentations are not on disk; results are not those of the benchmark")
 
 def _scheduler(args):
     "The address of the scheduler that the arguments ask for."
@@ -68,7 +72,8 @@ def _scheduler(args):
 
 def _overrides(args):
     if bad := [s for s in args.set if "=" not in s]: raise InputError(f"--set {bad[0]}: expected FIELD=VALUE, e.g. training.steps=200", 2)
-    return dict(s.split("=", 1) for s in args.set)
+    named = dict(annotations=args.annotations, lists=args.protocols, partial=args.partial and "true")
+    return dict(s.split("=", 1) for s in args.set) | {field: value for field, value in named.items() if value}
 
 def _numbers(text, what):
     try: return tuple(int(t) for t in text.split(",") if t.strip())
@@ -103,12 +108,16 @@ def _data_arguments(parser):
     parser.add_argument("folder", help="the data set's folder; for table the CSV or Parquet file with columns path, species")
     parser.add_argument("--channels", default="", help="planes of WMCA's preprocessed face crops, e.g. rgb,depth or gray,depth,infrared,thermal")
 
+def _share(text):
+    try: return float(text)
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is no share of the files; write --deep behind the folder, or with a number, e.g. --deep 0.01") from None
+
 def _check_parser():
     p = _parser("fas_check", "Say what is missing, corrupt, misnamed or overlapping in a data set's folder. Exit code 1 where something is wrong.",
                 "fas_check wmca data/wmca --protocols lists --annotations annotations --deep")
     _data_arguments(p)
     p.add_argument("--protocol", default="", help="check only what this protocol needs, e.g. LOO_glasses (all)")
-    p.add_argument("--deep", type=float, nargs="?", const=.01, default=0, metavar="SHARE", help="also read a share of the files of each species (0.01 where no number is given)")
+    p.add_argument("--deep", type=_share, nargs="?", const=.01, default=0, metavar="SHARE", help="also read a share of the files of each species (0.01 where no number is given)")
     p.add_argument("--annotations", help="folder of the face files where they lie apart from the videos")
     p.add_argument("--protocols", help="folder of the protocol lists where they lie apart from the data set")
     p.add_argument("--real", action="store_true", help="rendered data is an error")
@@ -128,31 +137,36 @@ fas_check = _command(_check_parser, _check)
 # %% ../nbs/52_cli.ipynb #c009
 def _annotate_parser():
     p = _parser("fas_annotate", "Crop and annotate the faces of a data set: landmarks, prompts, masks, depth. Resumable.",
-                "fas_annotate oulu_npu data/demo/oulu_npu --out annotations/oulu_npu")
+                "fas_annotate wmca data/wmca --annotations annotations --profile paper")
     _data_arguments(p)
-    p.add_argument("--out", required=True, help="folder of the stores `frames` and `annotations`")
-    p.add_argument("--frames", type=int, default=10, help="evenly spaced frames of a presentation (10)")
-    p.add_argument("--size", type=int, default=320, help="side of the stored face crops, pixels (320)")
-    p.add_argument("--segmenter", default="grabcut", help="grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h (grabcut)")
+    p.add_argument("--annotations", metavar="DIR", help="folder of the files that say where the face is; the detector helps out (the detector alone finds it)")
+    p.add_argument("--out", default="", help="folder of the stores `frames` and `annotations` (where fas_run and fas_reproduce look for them)")
+    p.add_argument("--profile", default="", help="frames, size and segmenter of this profile: smoke, demo, small or paper (those of paper, but grabcut)")
+    p.add_argument("--frames", type=int, help="evenly spaced frames of a presentation (10)")
+    p.add_argument("--size", type=int, help="side of the stored face crops, pixels (320)")
+    p.add_argument("--segmenter", help="grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h (grabcut)")
+    p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
+    p.add_argument("--root", default="", help="project folder (looked for above the working folder)")
     p.add_argument("--json", action="store_true", help="print the summary as JSON")
     _work_options(p)
     return p
 
 def _annotate(args):
-    from fas_nb.datasets import open_dataset
-    from fas_nb.maps import FrameStore, annotate_dataset, extract_frames
-    common = dict(workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
-    found, out = open_dataset(args.dataset, args.folder, args.channels), Path(args.out)
-    cropped = extract_frames(found, out/"frames", args.frames, args.size, **common)
-    bad = {path for path, _ in cropped.failures}
-    annotated = annotate_dataset([p for p in found if p.path not in bad], FrameStore(out/"frames"), out/"annotations", segmenter=args.segmenter, **common)
-    failures = [*cropped.failures, *annotated.failures]
-    summary = dict(presentations=len(found), annotated=annotated.done, already_there=annotated.skipped, failed=[list(f) for f in failures])
-    if args.json: print(json.dumps(summary, indent=1))
+    from fas_nb.ablations import get_profile, store_folder
+    from fas_nb.datasets import dataset_name, open_dataset
+    from fas_nb.maps import fill_stores
+    from fas_nb.reports import project_root
+    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "grabcut"), "channels": args.channels}
+    profile = get_profile(args.profile or "paper", {field: value for field, value in options.items() if value is not None})
+    found, given = open_dataset(args.dataset, args.folder, args.channels), args.annotations and Path(args.annotations)
+    out = Path(args.out or store_folder(profile, dataset_name(args.dataset), args.folder, found, given, args.runs_dir or project_root(args.root)/"runs"))
+    done = fill_stores(found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
+                       workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
+    if args.json: print(json.dumps(dict(presentations=len(found), annotated=done.done, already_there=done.skipped, failed=done.failures, folder=str(out)), indent=1))
     else:
-        print(f"{len(found)} presentations: {annotated.done} annotated, {annotated.skipped} already there, {len(failures)} failed")
-        for item, reason in failures: print(f"  {item}: {reason}")
-    return 1 if failures else 0
+        print(f"{len(found)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {os.path.relpath(out)}")
+        for item, reason in done.failures: print(f"  {item}: {reason}")
+    return 0 if done.ok else 1
 
 fas_annotate = _command(_annotate_parser, _annotate)
 

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'WMCA_INSTRUMENTS', 'DECODING', 'PLANES', 'FOUR_PLANES', 'SPLIT_WORDS', 'MARKER', 'UNFINISHED',
-           'CAN_RENDER', 'count_video_frames', 'declared_frames', 'video_frames', 'GivenFace', 'read_face_json',
-           'read_eye_lines', 'read_box_lines', 'read_corner_lines', 'Layout', 'dataset_name', 'presentation_of', 'OULU',
-           'CASIA', 'ReplayAttack', 'stream_times', 'nearest_frames', 'registration', 'plane_names', 'open_hdf5',
-           'frame_keys', 'container_of', 'WMCA', 'MSU', 'Table', 'find_root', 'data_origin', 'walk', 'Scan',
-           'natural_order', 'scan_dataset', 'open_dataset', 'dataset_root', 'frame_indices', 'iter_frames',
-           'read_frame', 'read_frames', 'read_depth', 'faces_path', 'given_faces']
+           'CAN_RENDER', 'count_video_frames', 'rotation_tag', 'declared_frames', 'video_frames', 'GivenFace',
+           'read_face_json', 'read_eye_lines', 'read_box_lines', 'read_corner_lines', 'Layout', 'dataset_name',
+           'presentation_of', 'OULU', 'CASIA', 'ReplayAttack', 'stream_times', 'nearest_frames', 'registration',
+           'plane_names', 'open_hdf5', 'frame_keys', 'container_of', 'frame_shape', 'WMCA', 'MSU', 'Table', 'find_root',
+           'data_origin', 'walk', 'Scan', 'natural_order', 'scan_dataset', 'open_dataset', 'dataset_root',
+           'frame_indices', 'iter_frames', 'read_frame', 'read_frames', 'read_depth', 'faces_path', 'given_faces',
+           'faces_hash']
 
 # %% ../nbs/10_datasets.ipynb #c003
-import json, os, re
+import hashlib, json, os, re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,12 @@ def count_video_frames(
 ) -> int:           # frames stored, whatever the header claims
     "How many frames a file really holds; nothing is decoded."
     with _open_video(path) as container: return sum(1 for _ in _packets(container))
+
+def rotation_tag(
+    path:str|Path,  # a video
+) -> int:           # degrees, clockwise; 0 where there is no tag
+    "How far a player has to turn the stored pictures."
+    with _open_video(path) as container: return next((-round(frame.rotation) % 360 for frame in container.decode(video=0)), 0)
 
 def declared_frames(
     path:str|Path,  # a video
@@ -168,6 +175,7 @@ class Layout:
     def release(self, present) -> Iterable[str]: return ()            # paths of the whole release where rules give them
     def defects(self) -> dict[str, str]: return {}                    # path -> what is known to be wrong with that file in the release
 
+    def whole(self, p) -> bool: return True                           # frames of the camera, which given faces refer to, or face crops?
     def count(self, p) -> int: return count_video_frames(p.path)
     def frames(self, p, indices) -> Iterator[np.ndarray]: return video_frames(p.path, indices)
     def depth(self, p, indices) -> Iterator[np.ndarray]|None: return None  # no depth sensor
@@ -371,6 +379,15 @@ def container_of(
     raise InputError(f"{file.filename}: holds {', '.join(list(file)[:5]) or 'nothing'}; expected a stream {WMCA.color_stream} (raw recording), "
                      "an array data [frames, planes, height, width] or groups Frame_<i> (face crops)")
 
+def frame_shape(
+    file,                   # an open HDF5 file
+) -> tuple[int, ...]:       # (height, width, 3) of a raw recording, ([planes,] height, width) of face crops
+    "Shape of the first frame of one of WMCA's containers; nothing is decoded."
+    kind = container_of(file)
+    if kind != "frames": return file[WMCA.color_stream if kind == "raw" else "data"].shape[1:]
+    try: return file[f"{frame_keys(file)[0]}/array"].shape
+    except KeyError as error: raise InputError(f"{file.filename}: {frame_keys(file)[0]} holds no array; copy the file again") from error
+
 # %% ../nbs/10_datasets.ipynb #c030
 class WMCA(Layout):
     "WMCA: colour, depth, infrared and thermal video, one HDF5 file per recording, raw or cropped."
@@ -389,6 +406,9 @@ class WMCA(Layout):
         return dict(subject=field["client"], session=field["session"], device="sr300", species=_WMCA_SPECIES[key],
                     instrument=f"{key[0]}_{key[1]:02}", presenter=field["presenter"], date=field["date"],
                     depth_mm_per_unit=self.mm_per_unit)
+
+    def whole(self, p):
+        with open_hdf5(p.path) as file: return container_of(file) == "raw"
 
     def count(self, p):
         with open_hdf5(p.path) as file:
@@ -425,9 +445,9 @@ class WMCA(Layout):
         if not p.attrs.get("channels"): raise InputError(
             f"{p.path}: holds face crops and does not say what their planes are; name the channels, {FOUR_PLANES}")
         names, kind = plane_names(p.attrs["channels"]), container_of(file)
-        keys = frame_keys(file) if kind == "frames" else None
+        keys = frame_keys(file)
         for i in indices:
-            crop = self._frame(file["data"], i) if kind == "video" else np.asarray(file[keys[int(i)]]["array"])
+            crop = self._frame(file["data"], i) if kind == "video" else self._frame(file, f"{keys[i]}/array")
             crop = crop[None] if crop.ndim == 2 else crop
             if len(crop) != len(names): raise InputError(
                 f"{p.path}: frame {i} has {len(crop)} planes, the channels name {len(names)} ({', '.join(names)}); four planes are {FOUR_PLANES}")
@@ -435,8 +455,8 @@ class WMCA(Layout):
             yield dict(zip(names, crop))
 
     def _frame(self, stream, i):
-        try: return stream[int(i)]
-        except OSError as error: raise InputError(
+        try: return np.asarray(stream[i])
+        except (OSError, KeyError) as error: raise InputError(
             f"{stream.file.filename}: frame {i} of {stream.name} cannot be read ({error}); copy the file again") from error
 
 # %% ../nbs/10_datasets.ipynb #c037
@@ -506,7 +526,7 @@ class Table(Layout):
         if depth.ndim != 3 or len(depth) <= max(indices): raise InputError(f"{path}: has shape {depth.shape}, expected one depth [H, W] for each of {max(indices) + 1} frames")
         return (depth[int(i)].astype(np.float32) for i in indices)
 
-# %% ../nbs/10_datasets.ipynb #c044
+# %% ../nbs/10_datasets.ipynb #c045
 MARKER, UNFINISHED = "RENDERED.json", "RENDERING.json"  # in the root of a rendered data set, and of one not yet complete
 CAN_RENDER = ("wmca", "oulu_npu", "casia_fasd", "replay_attack")   # the layouts that `fas_synth` writes
 
@@ -544,7 +564,7 @@ def data_origin(
     if root.is_file(): root = root.parent
     return "rendered" if any(any(root.glob(f"{depth}{name}")) for depth in ("", "*/") for name in (MARKER, UNFINISHED)) else "real"
 
-# %% ../nbs/10_datasets.ipynb #c045
+# %% ../nbs/10_datasets.ipynb #c046
 def walk(
     top:str|Path,
     denied:list|None=None,                # gets (folder, reason) of what may not be read
@@ -587,7 +607,7 @@ def natural_order(
     text:str,
 ) -> list:      # a key for `sorted`
     "Numbers inside names by their value: `2` before `10`."
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text)]
+    return [int(part) if re.fullmatch("[0-9]+", part) else part for part in re.split("([0-9]+)", text)]
 
 def scan_dataset(
     name:str,                      # data set, any spelling
@@ -639,10 +659,11 @@ def _scan_table(path):
         if p.id in files: scan.doubles.append((f"{where}: {scan.relative(p.path)}", scan.relative(files[p.id].path)))
         elif not os.path.isfile(p.path): scan.missing.append(scan.relative(p.path))
         else: files[p.id], scan.sizes[p.id] = p, os.path.getsize(p.path)
+        if (depth := p.attrs.get("depth_path")) and not os.path.isfile(depth): scan.missing.append(scan.relative(depth))
     scan.presentations.extend(files[key] for key in sorted(files, key=natural_order))
     return scan
 
-# %% ../nbs/10_datasets.ipynb #c046
+# %% ../nbs/10_datasets.ipynb #c047
 def open_dataset(
     name:str,                      # key of `LAYOUTS` or another spelling: `wmca`, `oulu_npu`, `casia_fasd`, `replay_attack`, `msu_mfsd`, `table`
     root:str|Path,                 # the data set's folder, or the folder around it; a table
@@ -657,7 +678,7 @@ def open_dataset(
                      f"{', '.join(layout.extensions)}{stranger}; is the data set unpacked?" if layout.name != "table" else
                      f"{scan.root}: no line gives a file that is there; {len(scan.missing)} are not on disk{stranger}")
 
-# %% ../nbs/10_datasets.ipynb #c047
+# %% ../nbs/10_datasets.ipynb #c048
 def dataset_root(
     presentation:Presentation,
 ) -> Path|None:                # None for a presentation without a file
@@ -668,7 +689,7 @@ def dataset_root(
     while path and path.parent.name == path.name: path = path.parent
     return path and path.parent
 
-# %% ../nbs/10_datasets.ipynb #c049
+# %% ../nbs/10_datasets.ipynb #c050
 def frame_indices(
     presentation:Presentation,
     n:int|None=None,    # frames wanted; all where None, fewer than n where the file is shorter
@@ -682,7 +703,7 @@ def frame_indices(
 
 def _layout(presentation): return LAYOUTS.get(presentation.dataset) or Layout()  # a file of no data set is read as a video
 
-# %% ../nbs/10_datasets.ipynb #c050
+# %% ../nbs/10_datasets.ipynb #c051
 def iter_frames(
     presentation:Presentation,
     n:int|None=None,                     # evenly spaced; all where None
@@ -730,5 +751,18 @@ def given_faces(
     folder:str|Path|None=None,   # as for `faces_path`
 ) -> dict[int, GivenFace]:       # by frame; empty where there is no file
     "Where a data set's own file says that the face is."
-    path = faces_path(presentation, folder)
-    return _layout(presentation).faces(path) if path and path.is_file() else {}
+    path, layout = faces_path(presentation, folder), _layout(presentation)
+    return layout.faces(path) if path and path.is_file() and layout.whole(presentation) else {}
+
+def faces_hash(
+    presentations:Iterable[Presentation],   # of one data set
+    folder:str|Path,                        # as for `faces_path`
+) -> str:                                   # 16 hexadecimal digits
+    "Hash of all face files in a folder, which must hold some of these presentations."
+    paths = [faces_path(p, folder) for p in presentations]
+    if not any(path and path.is_file() for path in paths): raise InputError(
+        f"{folder}: holds no file of given faces, " + (f"expected for instance {paths[0]}" if paths and paths[0] else "which this data set does not have"), code=2)
+    digest, suffix = hashlib.sha256(), paths[0].suffix
+    for path in sorted(entry.path for entry in walk(folder) if entry.name.endswith(suffix)):
+        digest.update(f"{os.path.relpath(path, folder)} {hashlib.sha256(Path(path).read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIRROR', 'IBUG68', 'PARTS', 'PROMPTS', 'INSTRUMENTS', 'face_crop', 'crop_batch', 'mean_mesh', 'fit_mean_mesh',
-           'mesh_in_box', 'from_ibug68', 'face_boxes', 'face_box', 'detect_landmarks', 'landmark_flags', 'crop_frames',
-           'crop_images', 'Prompt', 'PromptRule', 'part_prompts']
+           'mesh_in_box', 'from_ibug68', 'face_boxes', 'face_box', 'detect_landmarks', 'landmark_flags', 'given_box',
+           'find_face', 'find_faces', 'crop_frames', 'crop_images', 'Prompt', 'PromptRule', 'part_prompts']
 
 # %% ../nbs/20_landmark_prompting.ipynb #c003
 import os, sys
@@ -17,7 +17,7 @@ from itertools import count
 
 import numpy as np
 
-from .datasets import frame_indices, read_frames
+from .datasets import GivenFace, frame_indices, read_frames
 from .vocab import EYE_CORNERS, FRAME_FACTOR, MESH, PLANAR, Frames, Landmarks, Presentation, Region, Species
 
 # %% ../nbs/20_landmark_prompting.ipynb #c005
@@ -221,6 +221,43 @@ def landmark_flags(
     return tuple(k for k, v in flags.items() if v)
 
 # %% ../nbs/20_landmark_prompting.ipynb #c027
+def given_box(
+    face:GivenFace|None,     # of one frame
+) -> np.ndarray|None:        # float32 [4] XYXY pixels; `None` where no box or eyes are given, or a box without area
+    "The box that a data set gives for a face, or the one around the eyes that it gives."
+    if face is None: return None
+    box = face.box
+    if box is None and face.eyes is not None:
+        irises = _mean()["points"][[468, 473], :2]
+        scale = np.linalg.norm(face.eyes[1] - face.eyes[0])/np.linalg.norm(irises[1] - irises[0])
+        box = (_mean()["box"] - np.tile(irises.mean(0), 2))*scale + np.tile(face.eyes.mean(0), 2)
+    return np.float32(box) if box is not None and (box[2:] > box[:2]).all() else None
+
+def find_face(
+    image:np.ndarray,          # uint8 [H, W, 3] RGB
+    box:np.ndarray|None=None,  # float [4] XYXY pixels: where a face is given
+) -> Landmarks|None:           # `None` where no face is given or found
+    "The largest face; of a given face the one that is detected there, else what the given box holds."
+    found = detect_landmarks(image)
+    if box is None or not _overlap(box, np.float32([0, 0, *image.shape[1::-1]])): return next(iter(found), None)
+    there = max(found, key=lambda face: _overlap(face.box, box), default=None)
+    return there if there and _overlap(there.box, box) > .25 else detect_landmarks(image, box)[0]
+
+def find_faces(
+    images,                      # uint8 [H, W, 3] RGB each: frames that show the same face
+    boxes:tuple=(),              # of each frame the given box or `None`; empty where none is given
+    factor:float=FRAME_FACTOR,   # side of a window, in sides of the face box
+) -> list[Landmarks]:            # one of each frame
+    "The face of each frame; where there is none, the mean mesh in the box of the nearest frame that has one, or in the middle."
+    faces = [find_face(image, box) for image, box in zip(images, boxes or [None]*len(images))]
+    seen = [i for i, face in enumerate(faces) if face is not None]
+    def box(i):
+        if seen: return faces[min(seen, key=lambda j: abs(j - i))].box
+        h, w = images[i].shape[:2]
+        half = min(h, w)/factor/2
+        return np.float32([w/2 - half, h/2 - half, w/2 + half, h/2 + half])
+    return [mesh_in_box(box(i)) if face is None else face for i, face in enumerate(faces)]
+
 def crop_frames(
     presentation:Presentation,  # what to decode
     n:int|None,                 # evenly spaced frames; all where `None`
@@ -239,24 +276,14 @@ def crop_images(
     factor:float=FRAME_FACTOR,  # side of the window, in sides of the face box
 ) -> Frames:
     "Square face crops of frames that show the same face, with their landmarks."
-    faces = [next(iter(detect_landmarks(image)), None) for image in images]
-    seen = [i for i, f in enumerate(faces) if f is not None]
     crops = []
-    for i, (image, face) in enumerate(zip(images, faces)):
-        if face is None:
-            box = faces[min(seen, key=lambda j: abs(j - i))].box if seen else _middle(image.shape, factor)
-            face = mesh_in_box(box)
+    for image, face in zip(images, find_faces(images, factor=factor)):
         crop, scale, offset = face_crop(image, face.box, size, factor)
         crops.append((crop, face.moved(scale, offset).points, face.source))
     crops = list(zip(*crops)) or [[], [], []]
     frame = np.arange(len(images)) if frame is None else frame
     return Frames(np.array(crops[0], np.uint8).reshape(-1, size, size, 3), np.array(crops[1], np.float32).reshape(-1, 478, 3),
                   np.array([id]*len(images), dtype=str), np.asarray(frame, int), np.array(crops[2], dtype=str))
-
-def _middle(shape, factor):
-    h, w = shape[:2]
-    half = min(h, w)/factor/2
-    return np.float32([w/2 - half, h/2 - half, w/2 + half, h/2 + half])
 
 # %% ../nbs/20_landmark_prompting.ipynb #c031
 @dataclass(frozen=True, slots=True)

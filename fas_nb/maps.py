@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_MEASURED', 'face_depth', 'annotate', 'batch_maps', 'three_channel_map', 'loss_mask', 'FrameStore',
            'AnnotationStore', 'fallback_rate', 'Summary', 'withhold', 'extract_frames', 'annotate_dataset',
-           'crop_sensor']
+           'fill_stores', 'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
 import hashlib, io, json, os, re, zipfile
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import DECODING, iter_frames, read_depth
+from .datasets import DECODING, faces_hash, given_faces, iter_frames, read_depth
 from .depth import fill_nearest, normalise_depth, sensor_depth, z_buffer
-from .landmarks import detect_landmarks, face_crop, landmark_flags, mesh_in_box
+from .landmarks import detect_landmarks, face_crop, find_faces, given_box, landmark_flags
 from .parallel import Failure, run_parallel
 from .sam_masks import SEGMENTERS, load_segmenter, segment
 from .vocab import (CHANNEL_OF, FRAME_FACTOR, PLANAR, SCHEMES, Annotation, Channel, Frames, InputError, Labels, Landmarks,
@@ -378,35 +378,26 @@ def extract_frames(
     workers:int=2,              # processes on this machine
     scheduler:str|None=None,    # address of a running Dask scheduler
     progress:bool=True,         # draw a progress bar?
+    annotations:str|Path|None=None,  # folder of the files that say where the face is; the detector alone where None
 ) -> Summary:
     "Cut the face crops of all presentations into a `FrameStore`; those that are there are skipped."
-    store = FrameStore(folder, dict(n=n, size=size, factor=FRAME_FACTOR, landmarks="mesh"))
+    given = dict(given=faces_hash(presentations, annotations)) if annotations else {}
+    store = FrameStore(folder, dict(n=n, size=size, factor=FRAME_FACTOR, landmarks="mesh", **given))
     each = {p.id: p for p in presentations}
     todo = [withhold(each[id]) for id in store.missing(each)]
-    return _run(partial(_extract, folder=str(folder)), todo, len(each), "faces",
+    return _run(partial(_extract, folder=str(folder), annotations=annotations), todo, len(each), "faces",
                 workers=workers, scheduler=scheduler, progress=progress)
 
-def _extract(presentation, folder):
-    store = FrameStore(folder)
+def _extract(presentation, folder, annotations):
+    store, given = FrameStore(folder), given_faces(presentation, annotations) if annotations else {}
     index, images = zip(*iter_frames(presentation, store.settings["n"]))
-    faces, crops = _faces(images), []
+    faces, crops = find_faces(images, [given_box(given.get(i)) for i in index]), []
     for image, face in zip(images, faces):
         crop, scale, offset = face_crop(image, face.box, store.settings["size"])
         crops.append((crop, face.moved(scale, offset).points))
     images, points = map(np.stack, zip(*crops))
     store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index),
                                         np.array([f.source for f in faces])), np.stack([f.box for f in faces]))
-
-def _faces(images):
-    "The largest face of each frame; where there is none, the mean mesh in the box of the nearest frame that has one, or in the middle."
-    faces = [next(iter(detect_landmarks(image)), None) for image in images]
-    seen = [i for i, face in enumerate(faces) if face is not None]
-    def box(i):
-        if seen: return faces[min(seen, key=lambda j: abs(j - i))].box
-        h, w = images[i].shape[:2]
-        half = min(h, w)/FRAME_FACTOR/2
-        return np.float32([w/2 - half, h/2 - half, w/2 + half, h/2 + half])
-    return [mesh_in_box(box(i)) if face is None else face for i, face in enumerate(faces)]
 
 # %% ../nbs/23_three_channel_maps.ipynb #c029
 def annotate_dataset(
@@ -437,6 +428,21 @@ def annotate_dataset(
     if summary.done or not (store.folder/"manifest.parquet").exists(): store.write_manifest()
     without = tuple((each[id].path, "has no crops: extract_frames failed or was not run") for id in sorted(absent))
     return replace(summary, failures=summary.failures + without)
+
+def fill_stores(
+    presentations:Sequence[Presentation],  # with their species
+    folder:str|Path,                       # gets the stores `frames` and `annotations`
+    n:int, size:int,                       # as for `extract_frames`
+    segmenter:str,                         # as for `annotate_dataset`
+    annotations:str|Path|None=None,        # folder of the files that say where the face is
+    **how,                                 # workers, scheduler, progress
+) -> Summary:
+    "Both steps one after the other."
+    folder = Path(folder)
+    cropped = extract_frames(presentations, folder/"frames", n, size, annotations=annotations, **how)
+    bad = {path for path, _ in cropped.failures}
+    done = annotate_dataset([p for p in presentations if p.path not in bad], folder/"frames", folder/"annotations", segmenter, **how)
+    return replace(done, failures=cropped.failures + done.failures)
 
 def _unfinished(store, frames, presentation):
     "Frames whose annotation is absent, or of another species or another crop than now."

@@ -108,7 +108,7 @@ def _compare_oulu_list(path, members, partial):
     extra, missing = sorted(made - set(listed)), sorted(set(listed) - made)
     if extra or missing and not partial: raise InputError(
         f"{path.parent.name}/{path.name}: {len(missing)} listed videos are not on disk or not in the protocol{_first(missing)}, "
-        f"{len(extra)} videos of the protocol are not listed{_first(extra)}; complete the data set, or accept part of it with partial=True")
+        f"{len(extra)} videos of the protocol are not listed{_first(extra)}; complete the data set, or accept part of it with partial=True (--partial)")
 
 def _first(names): return f" ({', '.join(names[:5])})" if names else ""
 
@@ -167,7 +167,7 @@ def _compare_replay_lists(folder, presentations, partial):
         extra, missing = sorted(made - listed), sorted(listed - made)
         if extra or missing and not partial: raise InputError(
             f"{paths[0].name}, {paths[1].name}: {len(missing)} listed clips are not on disk{_first(missing)}, {len(extra)} clips are not listed{_first(extra)}; "
-            "complete the data set, or accept part of it with partial=True")
+            "complete the data set, or accept part of it with partial=True (--partial)")
 
 def _source_splits(dataset, protocol, presentations, partial, lists):
     target = target_of(dataset, protocol)
@@ -274,11 +274,11 @@ def _wmca_splits(dataset, protocol, presentations, partial, lists):
             f"({stray[0][1]} in {stray[0][2]}); take the list from the data set again")
         if grand and not partial and (differ := sorted(set(rows) ^ set(by_rule(wmca_list(grand), protocol)))): raise InputError(
             f"{own.name}: differs from what follows from {grand.name} in {len(differ)} lines, first {differ[0][0]} ({differ[0][1]} in {differ[0][2]}); "
-            "take both lists from the data set again, or accept the list with partial=True")
+            "take both lists from the data set again, or accept the list with partial=True (--partial)")
     missing = [inside for inside, _, _ in rows if f"{dataset}/{inside}" not in mine]
     if missing and not partial: raise InputError(
         f"WMCA {protocol}: {len(missing)} of {len(rows)} listed recordings are not on disk{_first(missing)}; "
-        "complete the data set, or accept part of it with partial=True")
+        "complete the data set, or accept part of it with partial=True (--partial)")
     yield protocol, {split: [mine[i] for i in (f"{dataset}/{inside}" for inside, _, s in rows if s == split) if i in mine]
                      for split in ("train", "dev", "test")}
 

@@ -399,7 +399,7 @@ def made_by(session:Session, command:str) -> dict:
     "The block that says how a page was made."
     first = session.cells[0].spec if session.cells else None
     return dict(heading="How this page was made", pairs=[
-        ("command", command), ("data", session.data.origin), ("masks", SEGMENTERS.get(session.profile.segmenter, session.profile.segmenter)),
+        ("command", command), ("data", session.data.origin + (", without listed presentations that are not on disk (--partial)" if session.data.partial else "")), ("masks", SEGMENTERS.get(session.profile.segmenter, session.profile.segmenter)),
         ("profile", json.dumps(asdict(session.profile))), ("versions", ", ".join(f"{k} {v}" for k, v in versions().items())), ("machine", machine()),
         ("git revision", git_revision()), ("code hash", first.code if first else ""),
         ("data hashes", f"annotations {first.annotations[:16]}, scored frames {first.frames[:16]} (first run)" if first else ""),

@@ -53,6 +53,9 @@ def swap(root, keys=("topleft", "bottomright")):
     faces(root, change)
 def bgr(path):
     with h5py.File(path, "a") as file: file["data"][:] = file["data"][:][:, [2, 1, 0, 3]]
+def depth_paths(root):
+    head, *lines = (root/"table.csv").read_text().splitlines()
+    trees.text(root/"table.csv", [f"{head},depth_path", *(f"{line},depth.npy" for line in lines)])
 def each(root, suffix, ask):
     for path in root.rglob(f"*{suffix}"): ask(path)
 
@@ -67,6 +70,8 @@ FAULTS = [  # check, severity, data set, what is done, a path that is named, arg
     ("V02", "error", "oulu_npu", lambda r: (r/f"{O}.avi").unlink(), O, {}),
     ("V02", "error", "wmca", lambda r: (r/f"{W}.h5").unlink(), W, {}),
     ("V02", "error", "table", lambda r: (r/"files/dev0_replay.avi").unlink(), "files/dev0_replay.avi", {}),
+    ("V02", "error", "table", lambda r: depth_paths(r), "depth.npy", dict(deep=0)),
+    ("V15", "error", "table", lambda r: (depth_paths(r), np.save(r/"depth.npy", np.zeros((T, 24, 16), np.uint16))), "files/train0_bona_fide.avi", {}),
     ("V03", "error", "casia_fasd", lambda r: (r/f"{C}.avi").unlink(), None, {}),
     ("V03", "error", "oulu_npu", lambda r: shutil.copy(r/"Protocols/Protocol_4/Test_1.txt", r/"Protocols/Protocol_4/Test_2.txt"), None, {}),    # a wrong list
     ("V03", "error", "casia_fasd", lambda r: (r/MARKER).write_text("{"), MARKER, {}),
@@ -75,10 +80,11 @@ FAULTS = [  # check, severity, data set, what is done, a path that is named, arg
     ("V04", "warning", "oulu_npu", lambda r: shutil.copy(r/f"{O}.avi", r/"Train_files/7_1_01_1.avi"), "Train_files/7_1_01_1.avi", {}),
     ("V04", "warning", "casia_fasd", lambda r: shutil.copy(r/f"{C}.avi", r/"train_release/2/é ü.avi"), "train_release/2/é ü.avi", {}),
     ("V04", "warning", "casia_fasd", lambda r: shutil.copy(r/f"{C}.avi", r/"train_release/2/１.avi"), "train_release/2/１.avi", {}),             # a digit, but no ASCII one
-    ("V04", "warning", "wmca", lambda r: shutil.copy(r/f"{W}.h5", r/"face-station/17.01.18/001_01_000_5_01.h5"), "face-station/17.01.18/001_01_000_5_01.h5", {}),
+    ("V04", "note", "wmca", lambda r: shutil.copy(r/f"{W}.h5", r/"face-station/17.01.18/001_01_000_5_01.h5"), "face-station/17.01.18/001_01_000_5_01.h5", {}),    # makeup,
+    ("V04", "note", "wmca", lambda r: shutil.copy(r/f"{W}.h5", r/"face-station/17.01.18/001_01_101_1_08.h5"), "face-station/17.01.18/001_01_101_1_08.h5", {}),    # a wig
     ("V04", "error", "wmca", lambda r: append(r/"protocols/PROTOCOL-grandtest.csv", "a,b"), "protocols/PROTOCOL-grandtest.csv line 31", {}),
-    ("V04", "error", "oulu_npu", lambda r: (r/"Protocols/Protocol_1/Dev.txt").write_bytes(b"\xff\xfe\x00+"), "Protocols/Protocol_1/Dev.txt line 0", {}),
-    ("V04", "error", "msu_mfsd", lambda r: append(r/"train_sub_list.txt", "two"), "train_sub_list.txt line 0", {}),
+    ("V04", "error", "oulu_npu", lambda r: (r/"Protocols/Protocol_1/Dev.txt").write_bytes(b"\xff\xfe\x00+"), "Protocols/Protocol_1/Dev.txt", {}),
+    ("V04", "error", "msu_mfsd", lambda r: append(r/"train_sub_list.txt", "two"), "train_sub_list.txt", {}),
     ("V04", "warning", "table", lambda r: append(r/"table.csv", "files/train0_replay.avi,spoof,x,train"), "table.csv line 14", {}),
     ("V05", "error", "oulu_npu", lambda r: edit(r/"Protocols/Protocol_2/Train.txt", "+1,1_2_01_1", "-1,1_2_01_1"), "Protocols/Protocol_2/Train.txt line 4", {}),
     ("V05", "error", "wmca", lambda r: edit(r/"protocols/PROTOCOL-grandtest.csv", f"{G},1,attack/3D/glasses", f"{G},0,bonafide"), "protocols/PROTOCOL-grandtest.csv line 5", {}),
@@ -112,6 +118,7 @@ FAULTS = [  # check, severity, data set, what is done, a path that is named, arg
     ("V17", "error", "wmca", lambda r: trees.crops(r/f"{W}.h5"), f"{W}.h5", {}),
     ("V17", "error", "crops_video", lambda r: trees.crops(r/f"{W}.h5", planes=3), f"{W}.h5", dict(channels="rgb,depth")),
     ("V18", "warning", "crops_frames", lambda r: [h5py.File(r/f"{W}.h5", "a").pop(f"Frame_{i}") for i in (3, 10)], f"{W}.h5", dict(channels="rgb,depth")),
+    *(("V18", "error", "crops_frames", lambda r, i=i: h5py.File(r/f"{W}.h5", "a").pop(f"Frame_{i}/array"), f"{W}.h5", dict(channels="rgb,depth")) for i in (0, 6)),
     ("V19", "error", "wmca", lambda r: swap(r, ("reye", "leye")), f"{W}.h5", {}),
     ("V19", "error", "wmca", lambda r: swap(r), f"{W}.h5", {}),
     ("V19", "error", "wmca", lambda r: faces(r, lambda face: face.update(bottomright=face["topleft"])), f"{W}.h5", {}),              # an empty box
@@ -211,13 +218,29 @@ def test_whole_release_of_names_has_no_finding(tmp_path, name, suffix, n):
 def test_one_protocol_of_a_release_needs_its_own_videos_only(tmp_path):
     release(tmp_path, "oulu_npu", ".avi")
     (tmp_path/"Train_files/1_3_01_1.avi").unlink()      # session 3 is in no training of protocol 1
-    assert "V02" in ids(checked(tmp_path, "oulu_npu", 0)) and "V02" not in ids(checked(tmp_path, "oulu_npu", 0, protocol="1"))
+    assert "V02" in ids(checked(tmp_path, "oulu_npu", 0)) and checked(tmp_path, "oulu_npu", 0, protocol="1").ok
+    counts = checked(tmp_path, "oulu_npu", 0, protocol="3").counts          # the missing video trains in every fold but that of its phone
+    lost = [row for row in counts if row[2] != row[3]]
+    assert [(split, n - found) for split, species, found, n in lost if species == "bona_fide"] == [(f"3_{phone} train", 1) for phone in range(2, 7)] and len(lost) == 10
+    (tmp_path/"Train_files/1_2_01_1.avi").unlink()
+    report = checked(tmp_path, "oulu_npu", 0, protocol="1")
+    assert ids(report, "error") == {"V02", "V03"} and ("1 train", "bona_fide", 239, 240) in report.counts, str(report)
     with pytest.raises(InputError, match="use one of"): checked(tmp_path, "oulu_npu", 0, protocol="7")
 
 def test_defects_of_a_release_are_known(tmp_path):
     path = tmp_path/"scene01/real/real_client003_android_SD_scene01.mp4"; path.parent.mkdir(parents=True); path.write_bytes(b"x")
     report = checked(tmp_path, "msu_mfsd", 0)
     assert the(report, "V12").paths == ("scene01/real/real_client003_android_SD_scene01.mp4",)
+
+def test_a_rotation_tag_is_told(whole, tmp_path):
+    "A portrait video lying on its side: with its tag nothing is wrong, without it the finding says that there is none."
+    shutil.copytree(whole/"oulu_npu", root := tmp_path/"oulu_npu")
+    (root/f"{O}.avi").unlink(); trees.video(root/f"{O}.mov", trees.pictures(1, 32, 18))
+    assert the(checked(root, "oulu_npu"), "V12").found == "32 x 18, rotation tag 0 degrees"
+    data, one = (root/f"{O}.mov").read_bytes(), 1 << 16
+    at = data.index(b"tkhd") + 44                       # the matrix of the QuickTime format
+    (root/f"{O}.mov").write_bytes(data[:at] + np.array((0, one, 0, -one, 0, 0, 18*one, 0, 1 << 30), ">i4").tobytes() + data[at + 36:])
+    assert "V12" not in ids(checked(root, "oulu_npu"))
 
 def test_command(whole, tmp_path):
     done = call("fas_check", "wmca", whole/"wmca", "--annotations", whole/"annotations", "--deep", "--quiet")
@@ -226,6 +249,10 @@ def test_command(whole, tmp_path):
     done = call("fas_check", "wmca", whole/"crops_video/wmca", "--deep", "1", "--quiet", "--json")
     report = json.loads(done.stdout)
     assert done.returncode == 1 and not report["ok"] and "V17" in {f["id"] for f in report["findings"]}
+    done = call("fas_check", "--deep", "wmca", whole/"wmca", "--quiet")
+    assert done.returncode == 2 and "write --deep behind the folder" in done.stderr, done.stderr
+    done = call("fas_check", "wmca", whole/"wmca", "--deep", ".05", "--protocol", "loo_glasses", "--quiet")
+    assert done.returncode == 0 and "LOO_glasses train" in done.stdout and "read more with --deep" in done.stdout, done.stdout
     for wrong in (("--deep", "7"), ("--channels", "rgb,d"), ("--protocols", "nowhere"), ("--protocol", "LOO_hats")):
         done = call("fas_check", "wmca", whole/"wmca", "--quiet", *wrong)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr

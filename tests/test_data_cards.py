@@ -18,7 +18,7 @@ EXAMPLES = {  # two names of each data set: a bona fide presentation and an atta
     "replay_attack": ("devel/real/client003_session01_webcam_authenticate_adverse_1.mov",
                       "test/attack/hand/attack_print_client009_session01_highdef_photo_controlled.mov")}
 CARDED = [name for name in LAYOUTS if name != "table"]   # files of one's own have no card of ours
-ROWS = ("creator / distributor", "link", "access", "licence", "consent", "people", "recorded", "modality", "sensitive", "known bias", "limits", "splits",
+ROWS = ("creator / distributor", "link", "access", "licence", "consent", "people", "recorded", "modality", "sensors", "sensitive", "known bias", "limits", "splits",
         "known defects", "used for", "cite", "sources")
 REQUIRED = ("name", "description", "license", "citeAs", "creator", "url", "rai:dataCollection", "rai:personalSensitiveInformation",
             "rai:dataUseCases", "rai:dataLimitations", "rai:dataBiases", "rai:dataReleaseMaintenancePlan")
@@ -59,7 +59,7 @@ def test_page_and_card_say_the_same(name):
     rows = dict(line.strip("| ").split(" | ", 1) for line in page.splitlines() if line.startswith("| ") and " | " in line.strip("| "))
     assert list(rows) == list(ROWS)
     whole = json.dumps(card, ensure_ascii=False)
-    for row in ("creator / distributor", "licence", "limits", "splits", "known defects", "known bias", "used for", "cite", "sources", "modality"):
+    for row in ("creator / distributor", "licence", "limits", "splits", "known defects", "known bias", "used for", "cite", "sources", "modality", "sensors"):
         assert rows[row].removesuffix(".") in whole, f"{row}: {rows[row]}"
     assert card["url"] in rows["link"]
 

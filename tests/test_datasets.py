@@ -1,5 +1,5 @@
 "Names, trees, tables and face files read back to what was written; frames come without memory growing with the video."
-import re, sys
+import json, re, sys
 from pathlib import Path
 
 import h5py
@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 import trees
-from conftest import call
+from conftest import ROOT, call
 from fas_nb.datasets import (LAYOUTS, WMCA_INSTRUMENTS, given_faces, open_dataset, presentation_of, read_depth, read_frame, read_frames,
                              scan_dataset)
+from fas_nb.maps import FrameStore
 from fas_nb.synthetic import RENDER_PROFILES, render_plan
 from fas_nb.vocab import InputError, Presentation, Species
 
@@ -89,6 +90,11 @@ def test_any_tree_of_the_layout_writer_reads_back(dataset, tmp_path_factory):
             p = found[f"{dataset}/{Path(item.path).with_suffix('')}"]
             assert (str(p.species), p.path, scan.sizes[p.id]) == (str(item.species), str(root/item.path), 1 + len(item.path))
             assert "split" not in p.attrs or p.attrs["split"] == own.get(item.split.lower(), item.split.lower())
+            assert name_of(p) == str(Path(item.path).with_suffix(""))                              # subject, session and device are in the name
+            if size := LAYOUTS[dataset].size(p): assert (size[0] > size[1]) == (item.size[0] > item.size[1])    # which device says what is upright
+        records = [(found[f"{dataset}/{Path(item.path).with_suffix('')}"], item) for item in items]
+        assert len({(p.subject, item.subject) for p, item in records}) == len({p.subject for p, _ in records}) == len({item.subject for _, item in records})
+        if dataset == "oulu_npu": assert len({(p.device, item.camera) for p, item in records}) == len({p.device for p, _ in records})
     check()
 
 WORDS = st.text(st.characters(categories=["L", "Nd", "Zs"], include_characters="-_'\",;"), min_size=1, max_size=12).map(str.strip).filter(bool)
@@ -169,12 +175,48 @@ def test_a_table_is_checked_annotated_trained_and_tested(tmp_path):
     (folder/"table.csv").write_text("\n".join(lines))
     done = call("fas_check", "table", folder/"table.csv", "--deep", "1", "--quiet")
     assert done.returncode == 0 and "train  bona_fide" in done.stdout, done.stdout + done.stderr
-    done = call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--size", "96", "--workers", "1", "--quiet")
+    done = call("fas_annotate", "table", folder/"table.csv", "--profile", "smoke", "--root", tmp_path, "--workers", "1", "--quiet")
     assert done.returncode == 0 and "14 presentations: 14 annotated" in done.stdout, done.stdout + done.stderr
+    stamps = {f: f.stat().st_mtime_ns for f in (tmp_path/"runs/stores").rglob("*.*")}
     done = call("fas_run", "--protocol", "table/own", "--profile", "smoke", "--set", "training.steps=4", "--data-root", tmp_path/"data",
                 "--root", tmp_path, "--workers", "1", "--quiet", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"origin": "real"' in done.stdout and "table/own" in done.stdout
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path/"runs/stores").rglob("*.*")} == stamps      # what was annotated is found, and nothing is done twice
+
+def test_three_commands_lead_from_unpacking_to_annotation_and_on_to_a_run(tmp_path):
+    "The commands that the notebook shows, on a small WMCA whose lists and face files lie apart; the run finds what they made."
+    page = json.loads((ROOT/"nbs/13_check.ipynb").read_text())["cells"]
+    shown = next(block.split("\n") for c in page for block in re.findall(r"```\n(fas_check wmca.*?)\n```", "".join(c["source"]), re.DOTALL))
+    check, deep, annotate = [line.split("#")[0].split() for line in shown]
+    assert (check[0], deep[-1], annotate[0]) == ("fas_check", "--deep", "fas_annotate")
+    trees.wmca(tmp_path/"data/wmca")
+    (tmp_path/"data/annotations").rename(tmp_path/"annotations"); (tmp_path/"data/wmca/protocols").rename(tmp_path/"lists")
+    small, here = ("--segmenter", "polygon", "--frames", "1", "--size", "96", "--workers", "1", "--quiet"), dict(cwd=tmp_path)
+    for command, said in ((check, "lists: grandtest"), (deep, "5 of them read"), ([*annotate, "--root", ".", *small], "30 presentations: 30 annotated")):
+        done = call(*command, *(["--quiet"] if command[0] == "fas_check" else []), **here)
+        assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+    store, = (tmp_path/"runs/stores").iterdir()
+    boxes = FrameStore(store/"frames").boxes("wmca/face-station/17.01.18/001_01_000_0_00")
+    assert boxes.tolist() == [[4, 6, 12, 18]]                          # a plain colour, in which nobody is detected: the given face is cropped
+
+    stamps = {f: f.stat().st_mtime_ns for f in store.rglob("*.*")}
+    run = ("fas_run", "--protocol", "wmca/LOO_glasses", "--profile", "smoke", "--set", "segmenter=polygon", "--set", "training.steps=4", "--data-root", "data",
+           "--root", ".", "--annotations", "annotations", "--protocols", "lists", "--workers", "1", "--quiet", "--json")
+    done = call(*run, **here)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {f: f.stat().st_mtime_ns for f in store.rglob("*.*")} == stamps and [*(tmp_path/"runs/stores").iterdir()] == [store]
+    whole, = json.loads(done.stdout)
+    lost = tmp_path/"data/wmca/face-station/17.01.18/001_01_000_0_00.h5"; lost.unlink()
+    done = call(*run, **here)
+    assert done.returncode == 1 and lost.stem in done.stderr and "--partial" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    done = call(*run, "--partial", **here)
+    part, = json.loads(done.stdout)
+    assert done.returncode == 0 and part["key"] != whole["key"] and part["presentations"]["train"] == whole["presentations"]["train"] - 1, done.stderr
+    done = call(*run[:-6], "--quiet", **here)                          # neither lists nor given faces: the lists are nowhere, and that is said
+    assert done.returncode == 1 and "PROTOCOL-grandtest.csv" in done.stderr, done.stderr
+    done = call(*annotate[:3], "--annotations", "lists", "--root", ".", *small, **here)
+    assert done.returncode == 2 and "holds no file of given faces" in done.stderr, done.stderr
 
 def test_face_crops_of_wmca_are_annotated_with_their_depth(tmp_path):
     "The channels reach the workers that decode, though these do not learn what was presented; the depth plane becomes the depth map."

@@ -362,11 +362,13 @@ def permute_species(
     *, rng:np.random.Generator,
 ) -> np.ndarray:              # str [n]
     """Species exchanged among the presentations of each subject, so that the new label says nothing about the old one:
-    the presentations that become bona fide are drawn from bona fide and attacks in proportion."""
-    new = np.array(species, object)
+    the presentations that become bona fide are drawn from bona fide and attacks in proportion. Where a subject has one class
+    alone (WMCA's masks are people of their own), its label would stay: then all presentations are one group."""
+    new, bona_fide = np.array(species, object), np.asarray(species) == BONA_FIDE
+    if any(len(set(bona_fide[subject == s])) < 2 for s in np.unique(subject)): subject = np.zeros(len(species), int)
     for s in np.unique(subject):
         at = np.flatnonzero(subject == s)
-        bona, attack = (rng.permutation(at[np.asarray(species)[at] == BONA_FIDE]), rng.permutation(at[np.asarray(species)[at] != BONA_FIDE]))
+        bona, attack = rng.permutation(at[bona_fide[at]]), rng.permutation(at[~bona_fide[at]])
         share = len(bona)/len(at)
         k = int(rng.binomial(1, x % 1) + x//1) if (x := len(bona)*share) % 1 else int(x)   # true bona fide that stay bona fide
         chosen = np.r_[bona[:k], attack[:len(bona) - k]]

@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'DATASETS', 'SPLITS', 'IN_MEMORY', 'LOADERS',
-           'HELD_OUT', 'Profile', 'get_profile', 'Variant', 'TableSpec', 'syntax', 'code_hash', 'protocol_datasets',
-           'Data', 'prepare', 'Cell', 'data_hashes', 'make_spec', 'check_names', 'protocol_runs', 'made_protocols',
+           'HELD_OUT', 'Profile', 'get_profile', 'Variant', 'TableSpec', 'code_hash', 'protocol_datasets', 'Data',
+           'prepare', 'Cell', 'data_hashes', 'make_spec', 'check_names', 'protocol_runs', 'made_protocols',
            'table_runs', 'images_drawn', 'training_images', 'spread', 'load_frames', 'permute_species', 'score_table',
            'example_frames', 'run', 'test_set', 'metric_hash', 'results', 'is_made', 'read_scores', 'read_result',
            'read_examples', 'failure_log', 'make_runs', 'find_runs', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
-import ast, hashlib, inspect, json, math, multiprocessing, os, shutil, time, traceback, warnings
+import hashlib, inspect, json, math, multiprocessing, os, shutil, time, traceback, warnings
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import pandas as pd
 
 from .datasets import CAN_RENDER, data_origin, open_dataset
 from . import metrics
-from .manifest import file_hash, git_revision, machine, versions, write_atomically
+from .manifest import file_hash, git_revision, machine, syntax, syntax_hash, versions, write_atomically
 from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters, eer, polarity_warning, threshold_at_bpcer,
                             threshold_at_eer)
 from .parallel import Failure, run_parallel
@@ -141,21 +140,10 @@ PAPER_TABLES = (1, 2, 3, 4, 5)
 # %% ../nbs/50_ablations.ipynb #c014
 SCORING_MODULES = ("vocab", "maps", "mcrea", "dccdn", "training", "decision")
 
-def syntax(source:str) -> str:
-    "The syntax tree of Python source without docstrings."
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body
-            and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)):
-            node.body = body[1:]
-    return ast.dump(tree)
-
 @cache
 def code_hash() -> str:  # 16 hexadecimal digits
     "Hash of the code that determines scores."
-    sources = [Path(find_spec(f"fas_nb.{m}").origin).read_text(encoding="utf-8") for m in SCORING_MODULES]
-    return hashlib.sha256("\n".join(map(syntax, sources)).encode()).hexdigest()[:16]
+    return syntax_hash(SCORING_MODULES)
 
 # %% ../nbs/50_ablations.ipynb #c018
 DATASETS = tuple(PROTOCOLS)

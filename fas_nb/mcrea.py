@@ -292,7 +292,7 @@ def mcrea(
     log["label changed"] = int((attack != was_attack).sum())
     return MCREAResult(*new, dict(log), attack)
 
-# %% ../nbs/30_mcrea.ipynb #c039
+# %% ../nbs/30_mcrea.ipynb #c040
 def mcrea_demo(
     images:torch.Tensor,     # float [n, 3, h, w] RGB, 0-255
     maps:torch.Tensor,       # float [n, 3, h, w]

@@ -279,7 +279,7 @@ def _predict(args):
     sources, rows, names = [f"camera {args.camera}"] if args.camera is not None else media_files(args.sources), [], {}
     pictures = sum(args.frames if args.camera is not None or s.suffix.lower() in VIDEOS else 1 for s in sources)
     many = args.runtime == "auto" and pictures >= MANY and args.model.endswith(".safetensors")   # then converting the weights pays
-    model = load_model(args.model, runtime=next(iter(installed_runtimes()), "auto") if many else args.runtime)
+    model = load_model(args.model, runtime=next(iter(installed_runtimes(convert=True)), "auto") if many else args.runtime)
     for source in sources:
         try:
             if args.camera is not None: images = camera_frames(args.camera, args.frames)

@@ -274,7 +274,7 @@ def fuse(
                 setattr(module, name, _folded(child, torch.ones(child.weight.shape[0]).to(child.weight), None, form))
     return model.to(memory_format=torch.channels_last).requires_grad_(False)
 
-# %% ../nbs/31_dccdn.ipynb #c028
+# %% ../nbs/31_dccdn.ipynb #c029
 def _write(path, content):
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
@@ -312,15 +312,19 @@ def load_model(
         f"load_model: the weights in {path} do not fit {about['network']} with {about['options']}; train it again") from error
     return model.eval(), about
 
-# %% ../nbs/31_dccdn.ipynb #c031
+# %% ../nbs/31_dccdn.ipynb #c032
 RUNTIMES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}  # runtime -> package, in the order of preference
 
-def installed_runtimes() -> list[str]:
+def _missing(*packages): return [p for p in packages if importlib.util.find_spec(p) is None]
+
+def installed_runtimes(
+    convert:bool=False,   # for weights, which must be converted to ONNX first, not for an exported file
+) -> list[str]:
     "The runtimes that can be used here, best first."
-    return [name for name, package in RUNTIMES.items() if importlib.util.find_spec(package) is not None]
+    return [name for name, package in RUNTIMES.items() if not _missing(package, *["onnx"]*convert)]
 
 def _needed(*packages):
-    if missing := [p for p in packages if importlib.util.find_spec(p) is None]: raise InputError(
+    if missing := _missing(*packages): raise InputError(
         f"{' and '.join(missing)} not installed; install the extra `fast`: pip install fas_nb[fast]", 2)
 
 def to_onnx(

@@ -182,14 +182,14 @@ def load_model(
     try:
         about = json.loads(about["detector"])
         about["scoring"] = ScoringOptions(**about["scoring"])
-        ready = model if exported else dccdn.fuse(model) if runtime in ("auto", "torch") else dccdn.Exported(dccdn.to_onnx(model, about["scoring"].size), runtime)
-        detector = Detector(ready, **about)
+        detector = Detector(model, **about)
         channels = len(SCHEMES[detector.scheme].channels)
     except (KeyError, TypeError, ValueError) as error: raise InputError(
         f"load_model: {path} holds a network but not how to score with it; expected a model.safetensors of a run of this package") from error
     if model.options["out_channels"] != channels: raise InputError(
         f"load_model: {path} has {model.options['out_channels']} maps but scheme {detector.scheme!r} has {channels}; train it again")
-    return detector
+    if exported: return detector
+    return replace(detector, model=dccdn.fuse(model) if runtime in ("auto", "torch") else dccdn.Exported(dccdn.to_onnx(model, detector.scoring.size), runtime))
 
 def describe(
     detector:Detector,

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'PACKAGES', 'CRATE', 'HERE', 'file_hash', 'write_atomically', 'git_revision', 'versions', 'machine',
-           'write_crate', 'read_crate', 'verify_crate']
+           'syntax', 'syntax_hash', 'write_measured', 'measured', 'write_crate', 'read_crate', 'verify_crate']
 
 # %% ../nbs/03_manifest.ipynb #c003
-import hashlib, json, mimetypes, os, platform, subprocess, time
+import ast, hashlib, json, mimetypes, os, platform, subprocess, time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -54,6 +54,47 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}"
 
 # %% ../nbs/03_manifest.ipynb #c009
+def syntax(source:str) -> str:
+    "The syntax tree of Python source without docstrings."
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body
+            and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)):
+            node.body = body[1:]
+    return ast.dump(tree)
+
+def syntax_hash(
+    modules:tuple[str, ...],   # of this package, e.g. `("dccdn", "mcrea")`
+) -> str:                      # 16 hexadecimal digits
+    "Hash of the code of some modules."
+    return hashlib.sha256("\n".join(syntax((PACKAGE/f"{m}.py").read_text(encoding="utf-8")) for m in modules).encode()).hexdigest()[:16]
+
+# %% ../nbs/03_manifest.ipynb #c012
+def write_measured(
+    name:str,                  # of the notebook
+    figures:dict,              # ready for JSON
+    modules:tuple[str, ...],   # whose code was measured
+    **more,                    # settings, hash of data, …
+) -> Path:                     # `results/NAME.json` beside the notebook
+    "Keep what a notebook of `nbs/bench` measured."
+    path = Path("results" if Path.cwd().name == "bench" else "nbs/bench/results")/f"{name}.json"
+    result = dict(figures=figures, **more, modules=list(modules), code=syntax_hash(modules), machine=machine(), date=time.strftime("%Y-%m-%d"))
+    write_atomically(path, json.dumps(result, indent=1) + "\n")
+    return path
+
+def measured(
+    name:str,                                   # of the notebook
+    folder:str|Path="bench/results",            # as seen from a module notebook
+) -> tuple[dict, str]:                          # figures; which they are, to be shown beside them
+    "What a notebook of `nbs/bench` measured."
+    text = (Path(folder)/f"{name}.json").read_text(encoding="utf-8")
+    result = json.loads(text)
+    digest = hashlib.sha256(json.dumps(result["figures"]).encode()).hexdigest()[:8]
+    changed = not result.get("modules") or result["code"] != syntax_hash(result["modules"])
+    return result["figures"], f"nbs/bench/{name}, {result['date']}, {result['machine']}, figures {digest}" + "; the code has changed since"*changed
+
+# %% ../nbs/03_manifest.ipynb #c015
 CRATE = "ro-crate-metadata.json"
 
 def _files(folder):
@@ -96,7 +137,7 @@ def read_crate(
     except (ValueError, KeyError, TypeError, IndexError) as error: raise InputError(
         f"{path}: is no manifest of this package ({type(error).__name__}: {error}); make the folder again") from error
 
-# %% ../nbs/03_manifest.ipynb #c011
+# %% ../nbs/03_manifest.ipynb #c017
 HERE = ("machine", "git revision", "version of ")   # facts that may differ without anything being wrong
 
 def verify_crate(

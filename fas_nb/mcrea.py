@@ -154,11 +154,11 @@ class MCREAResult:
     attack:np.ndarray       # bool [n], is the image an attack now?
 
 def _census(maps, regions):
-    "Which parts each image has, and the channel of most of each part's pixels: bool and int [n, parts]."
+    "Which parts each image has, the channel of most of each part's pixels, and is any of them living: bool, int and bool [n, parts]."
     channel = torch.where(maps[:, Channel.ATTACK] > 0, 0, torch.where(maps[:, Channel.LIVING] > 0, 1, 2))
     code = (torch.arange(len(maps), device=maps.device)[:, None, None]*256 + regions)*3 + channel
     counts = torch.bincount(code.flatten(), minlength=len(maps)*768).view(-1, 256, 3)[:, list(EXCHANGED)].cpu().numpy()
-    return counts.sum(2) > 0, counts.argmax(2)
+    return counts.sum(2) > 0, counts.argmax(2), counts[:, :, 1] > 0
 
 def _is_attack(maps, rule):
     attack, living = ((maps[:, c] > 0).flatten(1).sum(1).cpu().numpy() for c in (Channel.ATTACK, Channel.LIVING))
@@ -197,7 +197,7 @@ def _exchange(new, source, recipients, scheme, was_attack, options, log, rng):
         if scheme == "overlay": item = item & (regions == Region.INSTRUMENT)
         has_item = item.flatten(1).any(1).cpu().numpy()
     else:
-        (has, channel), (has_donor, channel_donor) = _census(new[1], new[2]), _census(maps, regions)
+        (has, channel, _), (has_donor, channel_donor, living) = _census(new[1], new[2]), _census(maps, regions)
         if options.part:
             only = np.array([p.name.lower() == options.part for p in EXCHANGED])
             if not only.any(): raise ValueError(
@@ -205,19 +205,19 @@ def _exchange(new, source, recipients, scheme, was_attack, options, log, rng):
             has, has_donor = has & only, has_donor & only
     allowed = np.ones((n, n), bool)
     if options.pairs != "any": allowed &= (was_attack[:, None] == was_attack[None]) == (options.pairs == "same")
-    if not options.living_on_attack: allowed &= ~(was_attack[:, None] & ~was_attack[None])
 
     def parts_of(i, j):
         if scheme != "clip": return ([_WHOLE_FACE],)*2 if has_item[j] and not (scheme == "integrate" and was_attack[i]) else ((), ())
-        if options.pairing == "independent": return np.flatnonzero(has[i]), np.flatnonzero(has_donor[j])
-        common = np.flatnonzero(has[i] & has_donor[j])
+        given = has_donor[j] if options.living_on_attack or not was_attack[i] else has_donor[j] & ~living[j]   # by part: an attack may wear glasses and be living skin else
+        if options.pairing == "independent": return np.flatnonzero(has[i]), np.flatnonzero(given)
+        common = np.flatnonzero(has[i] & given)
         if options.weights == "label_changing" and (turned := common[channel[i, common] != channel_donor[j, common]]).size: common = turned
         return common, common
 
     pairs = _drawn(recipients, n, allowed, parts_of, options, rng)
     log["skipped: nothing in common"] += len(recipients) - len(pairs)
     if options.direction == "swap":
-        back = [(j, i, q, p) for i, j, p, q in pairs if i != j and len(parts_of(j, i)[0])]
+        back = [(j, i, q, p) for i, j, p, q in pairs if i != j and p in parts_of(j, i)[1]]
         pairs = np.array([*pairs.tolist(), *back], int).reshape(-1, 4)
     if not len(pairs): return
     recipient, donor, mine, part = torch.as_tensor(pairs, device=device).T
@@ -292,7 +292,7 @@ def mcrea(
     log["label changed"] = int((attack != was_attack).sum())
     return MCREAResult(*new, dict(log), attack)
 
-# %% ../nbs/30_mcrea.ipynb #c039
+# %% ../nbs/30_mcrea.ipynb #c040
 def mcrea_demo(
     images:torch.Tensor,     # float [n, 3, h, w] RGB, 0-255
     maps:torch.Tensor,       # float [n, 3, h, w]

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'CENTRE_MOVES', 'contrastive_depth_loss', 'to_grid', 'annotation_loss', 'Batch', 'training_batch',
-           'augmented_batch', 'drawn_frames', 'learning_rate', 'pack', 'unpack', 'train', 'live_curves']
+           'augmented_batch', 'drawn_frames', 'learning_rate', 'pack', 'unpack', 'held_out_loss', 'train',
+           'live_curves']
 
 # %% ../nbs/32_training.ipynb #c003
-import json, math, os
+import copy, json, math, os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -213,6 +214,27 @@ def _opened(path):
     except (OSError, ValueError, EOFError) as error: raise InputError(f"unpack: {path} is missing or no array ({error}); pack again") from error
 
 # %% ../nbs/32_training.ipynb #c023
+def _loss(spec, pred, maps, regions):
+    options = spec.training
+    return annotation_loss(pred, maps[:, list(SCHEMES[spec.scheme].channels)], options.alpha, options.beta, (regions != Region.IGNORE)[:, None], 8*pred.shape[-1]//options.size)
+
+def held_out_loss(
+    spec:RunSpec,
+    frames:Frames,    # of people who are not trained on
+    labels:Labels,    # of the same frames
+    name:str="dev loss",
+) -> Callable:        # for `train(validate=…)`
+    "The loss on frames that are held out, without region exchange, flips and changes of scale."
+    options = spec.training
+    view = training_batch(frames, labels, np.arange(len(frames)), replace(options, crop=(sum(options.crop)/2,)*2, flip=0.), SCHEMES[spec.scheme].depth, rng=np.random.default_rng(0))
+    def validate(model):
+        device, parts = next(model.parameters()).device, []
+        for some in torch.arange(len(frames)).split(options.batch):
+            images, maps, regions = (x[some].to(device) for x in (view.images, view.maps, view.regions))
+            with torch.inference_mode(): parts.append(len(some)*float(_loss(spec, model(normalise(images), grid=options.loss_grid == "head"), maps, regions)))
+        return {name: sum(parts)/len(frames)}
+    return validate
+
 def _summary(rows):
     "Means of what was measured and sums of what was counted, over the steps since the last entry."
     means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0] if isinstance(rows[0][k], float)}
@@ -240,7 +262,7 @@ def _batches(spec, frames, labels, steps, rank, world, device, workers):
         index = drawn_frames(frames.presentation, step, spec.training.batch, spec.seed)[rank::world]
         rng = np.random.default_rng([spec.seed, 3, step, *([rank] if world > 1 else [])])
         batch = augmented_batch(frames, labels, index, spec.training, spec.mcrea, SCHEMES[spec.scheme].depth, rng=rng, device="cpu" if workers else device)
-        return step, index, batch.images, batch.maps, batch.regions, batch.log
+        return step, batch.images, batch.maps, batch.regions, batch.log
     if not workers: return map(make, steps)
     return torch.utils.data.DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=make, generator=torch.Generator(),
                                        pin_memory=torch.device(device).type == "cuda")
@@ -257,7 +279,7 @@ def train(
     entries:int=20,          # entries of the log
     workers:int=0,           # processes that make batches; 0: this one
     out:str|Path=None,       # folder for `log.jsonl`, `last.safetensors` and `best.safetensors`
-    best:str="",             # value of `validate` whose highest entry gives `best.safetensors`
+    best:str="",             # value of `validate`, a loss or an error rate, whose lowest entry gives `best.safetensors`
     watch:Callable=None,     # called with the log at each entry, e.g. `live_curves()`
 ) -> tuple[torch.nn.Module, list[dict]]:  # model in evaluation mode, log
     "Train the network of `spec`."
@@ -279,16 +301,21 @@ def train(
     model = model.to(device=device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema), use_buffers=True) if options.ema else None
-    begin, log, since = 0, [], []
+    begin, log, since, kept = 0, [], [], None
     if checkpoint and Path(checkpoint).exists():
         state = _read_checkpoint(Path(checkpoint), spec.key(), device)
-        begin, log = state["step"], state["log"]
+        begin, log, kept = state["step"], state["log"], state.get("kept")
         model.load_state_dict(state["model"]); optimizer.load_state_dict(state["optimizer"])
         if average: average.load_state_dict(state["average"])
     result = average.module if average else model
+    def save_best():
+        network = copy.deepcopy(result)
+        network.load_state_dict(kept)
+        save_model(network, Path(out)/"best.safetensors", scheme=spec.scheme)
     if out and main:
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out)/"log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+        if kept: save_best()
     def say(row):
         if out and main:
             with (Path(out)/"log.jsonl").open("a") as file: file.write(json.dumps(row) + "\n")
@@ -298,22 +325,23 @@ def train(
     if progress and main:
         from tqdm.auto import tqdm
         bar = tqdm(total=steps, initial=begin, desc=f"train {spec.fold.name}", unit="step")
-    for step, index, images, maps, regions, counts in _batches(spec, frames, labels, range(begin, steps), rank, world, device, workers):
+    for step, images, maps, regions, counts in _batches(spec, frames, labels, range(begin, steps), rank, world, device, workers):
         epoch = step*options.batch//n_presentations
         images, maps, regions = (x.to(device, non_blocking=True) for x in (images, maps, regions))
         for group in optimizer.param_groups: group["lr"] = learning_rate(options, step, steps, epoch)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             pred = network(normalise(images), grid=options.loss_grid == "head", leak=options.leak)
         pred = pred.float()
-        target, valid = maps[:, list(scheme.channels)], (regions != Region.IGNORE)[:, None]
-        loss = annotation_loss(pred, target, options.alpha, options.beta, valid, 8*pred.shape[-1]//options.size)
+        loss = _loss(spec, pred, maps, regions)
         value = float(accelerator.gather(loss.detach()).mean() if world > 1 else loss.detach())
-        if not math.isfinite(value):
-            ids = [f"{frames.presentation[i]} frame {frames.frame[i]}" for i in index]
-            say({"step": step, "epoch": epoch, "loss": str(value), "batch": ids})
-            raise RuntimeError(f"train: the loss of step {step} (epoch {epoch}) is {value}; lower the learning rate of {options.lr} or look at the batch: {', '.join(ids)}")
         optimizer.zero_grad()
         accelerator.backward(loss)
+        gradient = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+        if not math.isfinite(value) or not math.isfinite(gradient):   # every process sees the same values, and they stop together
+            ids = [f"{frames.presentation[i]} frame {frames.frame[i]}" for i in drawn_frames(frames.presentation, step, options.batch, spec.seed)]
+            say({"step": step, "epoch": epoch, "loss": str(value), "gradient": str(gradient), "batch": ids})
+            raise RuntimeError(f"train: the loss of step {step} (epoch {epoch}) is {value}, the norm of its gradient {gradient}; "
+                               f"lower the learning rate of {options.lr} or look at the batch: {', '.join(ids)}")
         if options.clip: accelerator.clip_grad_norm_(model.parameters(), options.clip)
         optimizer.step()
         if average: average.update_parameters(model)
@@ -328,11 +356,12 @@ def train(
             result.train()
         if main:
             say(log[-1])
+            if best and log[-1][best] <= min(row[best] for row in log): kept = {k: v.clone() for k, v in result.state_dict().items()}
             if out:
                 save_model(result, Path(out)/"last.safetensors", scheme=spec.scheme)
-                if best and log[-1][best] >= max(row[best] for row in log): save_model(result, Path(out)/"best.safetensors", scheme=spec.scheme)
-            if checkpoint: _save_checkpoint(Path(checkpoint), key=spec.key(), step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict(),
-                                            log=log, **({"average": average.state_dict()} if average else {}))
+                if kept: save_best()
+            if checkpoint: _save_checkpoint(Path(checkpoint), key=spec.key(), step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict(), log=log,
+                                            **({"average": average.state_dict()} if average else {}), **({"kept": kept} if kept else {}))
             if watch is not None: watch(log)
         accelerator.wait_for_everyone()
     if bar is not None: bar.close()

@@ -376,7 +376,7 @@ class RunSpec:
     annotations:str                # hash of the annotation manifest of the training frames
     frames:str                     # content hash of the scored frames with their boxes and landmarks
     code:str                       # hash of the code that computes scores
-    permuted:int|None = None       # seed of a permutation of the training labels over subjects, a check that nothing leaks
+    permuted:int|None = None       # seed of an exchange of labels among training presentations, a check that nothing leaks
 
     def key(self) -> str:  # 64 hexadecimal digits
         "The name of the run: SHA-256 of the canonical JSON of all fields."

@@ -71,3 +71,15 @@ def test_other_numbers_of_pictures(weights, tmp_path):
     expected = predict_maps(load_model(weights/"model.safetensors").model, pictures)
     for runtime in RUNTIMES:
         for n in (1, 3, 5): assert np.abs(predict_maps(Exported(tmp_path/"net.onnx", runtime, 1), pictures[:n]) - expected[:n]).max() <= 1e-5
+
+def test_weights_stay_with_torch_where_onnx_is_missing(weights, monkeypatch):
+    "A fast runtime alone cannot use weights: many pictures are judged by torch, and asking for the runtime says what to install."
+    import importlib.util
+    from fas_nb import cli, decision
+    chosen, load, find = [], decision.load_model, importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnx" else find(name, *a))
+    monkeypatch.setattr(decision, "load_model", lambda path, **how: (chosen.append(load(path, **how)), chosen[-1])[1])
+    monkeypatch.setattr(cli, "MANY", 2)
+    assert cli.fas_predict([str(weights/"portrait.png")]*2 + ["--model", str(weights/"model.safetensors")]) == 0
+    assert isinstance(chosen[0].model, torch.nn.Module)
+    with pytest.raises(decision.InputError, match=r"onnx not installed.*fas_nb\[fast\]"): load(weights/"model.safetensors", runtime="openvino")

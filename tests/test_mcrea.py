@@ -51,6 +51,9 @@ def test_invariants(data_seed, seed, how):
     assert (r.maps.movedim(1, -1)[~known] == 0).all() and (known.all() or how.leftover == "ignore")
     changed = sum(not torch.equal(a, b) for a, b in zip(r.images, given_[0]))
     if how.direction == "copy": assert changed <= int(how.gamma*5)
+    if not how.living_on_attack and how.scheme == "clip" and how.image_label == "any":
+        attacks = (given_[1][:, Channel.ATTACK] > 0).flatten(1).any(1)
+        assert not ((r.maps[:, Channel.LIVING] > 0) & (given_[1][:, Channel.LIVING] == 0))[attacks].any()   # no new evidence for living, part by part
     log = r.log
     assert sum(log.get(k, 0) for k in ("same", "living<-attack", "attack<-living")) == log.get("exchanged", 0) >= log.get("label-changing", 0)
     asked = sum(v for k, v in log.items() if k.startswith("skipped") or k == "exchanged")

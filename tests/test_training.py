@@ -8,7 +8,7 @@ import torch
 from conftest import BIN
 from fas_nb.dccdn import load_model
 from fas_nb.landmarks import mean_mesh
-from fas_nb.training import pack, train, unpack
+from fas_nb.training import drawn_frames, pack, train, unpack
 from fas_nb.vocab import (MESH, Fold, Frames, InputError, Labels, MCREAOptions, ModelOptions, Region, RunSpec, ScoringOptions,
                           TrainingOptions)
 
@@ -67,14 +67,35 @@ def test_sigkill_changes_no_bit(data, whole, tmp_path, workers):
     assert [json.loads(line) for line in (tmp_path/"out/log.jsonl").read_text().splitlines()] == whole[1]
 
 def test_best_and_last(data, whole, tmp_path):
-    values = iter((.5, .9, .7, .6))
-    kept, log = train(toy_spec(), *data, validate=lambda m: {"auc": next(values)}, out=tmp_path, best="auc", entries=4)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors", "log.jsonl"]
-    last, best = (load_model(tmp_path/f"{name}.safetensors")[0] for name in ("last", "best"))
+    values, state = (.5, .1, .3, .4), tmp_path/"state"
+    def told(values): return lambda model, values=iter(values): {"loss of others": next(values)}
+    kept, log = train(toy_spec(), *data, validate=told(values), out=tmp_path/"out", best="loss of others", entries=4)
+    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == ["best.safetensors", "last.safetensors", "log.jsonl"]
+    last, best = (load_model(tmp_path/f"out/{name}.safetensors")[0] for name in ("last", "best"))
     assert equal(last, kept) and equal(last, whole[0]) and not equal(best, kept)
     seen = []
-    train(toy_spec(), *data, validate=lambda m: {"auc": float(not seen.append([v.clone() for v in m.state_dict().values()]))}, entries=4)
+    train(toy_spec(), *data, validate=lambda m: {"n": float(not seen.append([v.clone() for v in m.state_dict().values()]))}, entries=4)
     assert all(torch.equal(x, y) for x, y in zip(best.state_dict().values(), seen[1]))
+    class Stop(Exception): pass                  # interrupted after the best: it is there again, in another folder too
+    def stop(log):
+        if len(log) == 3: raise Stop
+    with pytest.raises(Stop): train(toy_spec(), *data, validate=told(values), checkpoint=state, best="loss of others", watch=stop, entries=4)
+    train(toy_spec(), *data, validate=told(values[3:]), checkpoint=state, out=tmp_path/"again", best="loss of others", entries=4)
+    assert equal(load_model(tmp_path/"again/best.safetensors")[0], best)
+
+def nan_gradient(monkeypatch, steps):
+    "A finite loss whose gradient is nan in some steps: the root of zero."
+    from fas_nb import training
+    original, step = training.annotation_loss, iter(range(99))
+    monkeypatch.setattr(training, "annotation_loss", lambda pred, *a: original(pred, *a) + ((pred*0).sqrt().sum() if next(step) in steps else 0))
+
+@pytest.mark.parametrize("step", [2, 11], ids=["amidst", "last"])
+def test_a_gradient_that_is_not_finite_stops_its_own_step(data, tmp_path, monkeypatch, step):
+    nan_gradient(monkeypatch, [step])
+    with pytest.raises(RuntimeError, match=f"of step {step} .*norm of its gradient nan"): train(toy_spec(), *data, out=tmp_path, checkpoint=tmp_path/"state", entries=12)
+    said = json.loads((tmp_path/"log.jsonl").read_text().splitlines()[-1])
+    assert (said["step"], said["gradient"], len(said["batch"])) == (step, "nan", 8) and math.isfinite(float(said["loss"]))
+    assert all(torch.isfinite(v).all() for v in torch.load(tmp_path/"state", weights_only=True)["model"].values())
 
 def test_packed_arrays_and_workers_make_the_same_network(data, whole, tmp_path):
     packed = unpack(pack([data], len(data[0]), tmp_path/"packed"))
@@ -127,16 +148,34 @@ model, log = train(toy_spec(steps=20), *toy_set(), out={out!r}, checkpoint={out!
 torch.save(model.state_dict(), {out!r} + f"/rank{{Accelerator().process_index}}")
 """
 
-def test_two_processes_train_one_network(data, tmp_path):
-    (tmp_path/"two.py").write_text(TWO.format(tests=str(Path(__file__).parent), out=str(tmp_path/"out")))
-    done = subprocess.run([str(BIN/"torchrun"), "--standalone", "--nproc_per_node", "2", str(tmp_path/"two.py")], capture_output=True, text=True, timeout=120,
+def two_processes(tmp_path, before=""):
+    (tmp_path/"two.py").write_text(before + TWO.format(tests=str(Path(__file__).parent), out=str(tmp_path/"out")))
+    return subprocess.run([str(BIN/"torchrun"), "--standalone", "--nproc_per_node", "2", str(tmp_path/"two.py")], capture_output=True, text=True, timeout=120,
                           env=os.environ | {"ACCELERATE_USE_CPU": "true"})        # what `accelerate launch` does for two GPUs
+
+def test_two_processes_train_one_network(data, tmp_path):
+    done = two_processes(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     a, b = (torch.load(tmp_path/f"out/rank{r}", weights_only=True) for r in (0, 1))
     learnt = [k for k in a if "running" not in k and "num_batches" not in k]
     assert all(torch.equal(a[k], b[k]) for k in learnt)                             # gradients are shared
     rows = [json.loads(line) for line in (tmp_path/"out/log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [5, 10, 15, 20] and rows[-1]["loss"] < rows[0]["loss"]   # one process wrote
+
+SPOILT = """
+import os
+from fas_nb import training
+original = training.annotation_loss
+def spoilt(pred, *a): return original(pred, *a) + ((pred*0).sqrt().sum() if os.environ["RANK"] == "1" else 0)
+training.annotation_loss = spoilt
+"""
+
+def test_all_processes_stop_and_the_whole_batch_is_named(data, tmp_path):
+    "One of two gives a gradient that is not finite."
+    done = two_processes(tmp_path, SPOILT)
+    assert done.returncode and "the norm of its gradient nan" in done.stderr
+    said = json.loads((tmp_path/"out/log.jsonl").read_text())
+    assert said["step"] == 0 and sorted(said["batch"]) == sorted(f"{data[0].presentation[i]} frame 0" for i in drawn_frames(data[0].presentation, 0, 8, 0))
 
 def test_batch_must_divide(data, monkeypatch):
     import accelerate

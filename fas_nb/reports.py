@@ -149,7 +149,7 @@ def open_session(
     common = dict(workers=workers, scheduler=scheduler, progress=progress)
     try: numbers = tuple(int(s) for s in split_words(seeds))
     except ValueError: raise InputError(f"seeds {seeds!r} are not whole numbers separated by commas", 2) from None
-    data = prepare(chosen, list(protocols), data_folder, runs, **common)
+    data = prepare(chosen, list(protocols), data_folder, runs, **common, render=not data_root)
     cells = [c for p, variants in protocols.items() for c in protocol_runs(p, variants, chosen, data, numbers)]
     failures = make_runs(cells, data, runs, **common) if make else []
     return Session(chosen, data, tuple(cells), runs, home/"reports"/chosen.name, tuple(failures), time.perf_counter() - begun, faces)

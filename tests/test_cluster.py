@@ -116,11 +116,18 @@ def test_runs_are_listed_shown_and_collected(smoke, tmp_path):
     assert {r["key"] for r in listed} == set(finished(tmp_path)) and {"ours", "living_only", "no_mcrea"} <= {r["variant"] for r in listed}
     one = json.loads(call("fas_run", "--show", listed[0]["key"][:10], *common).stdout)
     assert [r["key"] for r in one] == [listed[0]["key"]] and one[0]["provenance"]["weights"]
-    (tmp_path/"runs"/("0"*64)).mkdir(); (tmp_path/"runs"/("0"*64)/"result.json").write_text("{}")
-    (tmp_path/"runs"/f"{'1'*64}.checkpoint").write_text("")
-    done = call("fas_run", "--gc", *common)
-    assert done.returncode == 0 and done.stdout.startswith("2 runs"), done.stdout + done.stderr
-    assert {r["key"] for r in listed} == set(finished(tmp_path))
+    for name, spec in (("0"*64, json.loads((tmp_path/"runs"/listed[0]["key"]/"spec.json").read_text())),):
+        (tmp_path/"runs"/name).mkdir(); (tmp_path/"runs"/name/"result.json").write_text("{}")
+        (tmp_path/"runs"/name/"spec.json").write_text(json.dumps(spec | {"code": "earlier"}))
+    for name in ("1", "2"): (tmp_path/"runs"/f"{name*64}.checkpoint").write_text("")
+    os.utime(tmp_path/"runs"/f"{'1'*64}.checkpoint", (0, 0))                    # the other may belong to a job that runs
+    before = finished(tmp_path)
+    told = call("fas_run", "--gc", "--root", tmp_path, "--profile", "smoke")    # no data is needed
+    assert told.returncode == 0 and told.stdout.endswith("2 runs and leftovers would be removed; say --yes to do it\n") and finished(tmp_path) == before, told.stdout + told.stderr
+    other = json.loads(call("fas_run", "--gc", "--root", tmp_path, "--profile", "paper", "--json").stdout)
+    assert other == [f"{'1'*64}.checkpoint"]                                    # runs of other profiles stay
+    done = call("fas_run", "--gc", "--yes", "--root", tmp_path, "--profile", "smoke")
+    assert done.returncode == 0 and {r["key"] for r in listed} == set(finished(tmp_path)) and (tmp_path/"runs"/f"{'2'*64}.checkpoint").exists(), done.stderr
 
 def test_rehearsal_with_the_real_layout(smoke, tmp_path):
     """What a licence holder types, on data without the marker of rendering: profile small made smaller, two seeds, several frames.
@@ -142,6 +149,33 @@ def test_rehearsal_with_the_real_layout(smoke, tmp_path):
     assert call(*command, "--faces", cwd=ROOT).returncode == 0
     assert "Faces of licensed data are not shown" not in (out/"oulu_npu-1.html").read_text()
     assert call("fas_reproduce", "--verify", out, cwd=ROOT).returncode == 0
+
+def test_nothing_is_rendered_beside_real_data(smoke, tmp_path):
+    "A folder that the user names is read, never written to, and numbers of two origins never meet."
+    shutil.copytree(smoke/"data/smoke/oulu_npu", tmp_path/"DIR/oulu_npu")
+    (tmp_path/"DIR/oulu_npu/RENDERED.json").unlink()
+    files = lambda: sorted(str(p) for p in (tmp_path/"DIR").rglob("*"))
+    before = files()
+    for profile, tables in (("small", "2"), ("demo", "2,3")):
+        done = call("fas_reproduce", "--tables", tables, "--profile", profile, "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet")
+        assert done.returncode == 2 and f"no casia_fasd, replay_attack in {tmp_path/'DIR'}" in done.stderr and len(done.stderr.strip().splitlines()) == 2, done.stderr
+    for name in ("casia_fasd", "replay_attack"): (tmp_path/"DIR"/name).symlink_to(smoke/"data/smoke"/name)
+    before = files()
+    done = call("fas_reproduce", "--tables", "2,3", "--profile", "smoke", "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet")
+    assert done.returncode == 2 and "real data (oulu_npu) and rendered data (casia_fasd, replay_attack)" in done.stderr, done.stderr
+    assert files() == before and not (tmp_path/"runs").exists() and not (tmp_path/"reports").exists()
+
+def test_data_that_was_replaced_is_cropped_again(smoke, tmp_path):
+    "Other videos at the same path never meet the crops of the old."
+    shutil.copytree(smoke/"data/smoke/oulu_npu", tmp_path/"DIR/oulu_npu")
+    (tmp_path/"DIR/oulu_npu/RENDERED.json").unlink()
+    command = ("fas_run", "--profile", "smoke", "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet", "--json", "--set", "training.steps=4", "--workers", "1")
+    first, again = (json.loads(call(*command, cwd=ROOT).stdout)[0] for _ in range(2))
+    videos = sorted((tmp_path/"DIR/oulu_npu/Train_files").rglob("*_1.avi"))
+    shutil.copy(videos[1], videos[0])
+    other = json.loads(call(*command, cwd=ROOT).stdout)[0]
+    assert first["key"] == again["key"] != other["key"] and first["provenance"]["data"]["oulu_npu"] != other["provenance"]["data"]["oulu_npu"]
+    assert len(list((tmp_path/"runs/stores").iterdir())) == 2
 
 def test_verify_says_what_no_longer_matches(smoke, tmp_path):
     shutil.copytree(smoke/"reports", tmp_path/"reports")

@@ -1,5 +1,6 @@
 "Runs on workers: one killed in the middle, a batch system, Ctrl-C, a run that fails, the real layout."
 import json, os, re, shutil, signal, stat, subprocess, time
+from datetime import datetime
 
 import psutil, pytest
 from conftest import BIN, ROOT, call
@@ -92,6 +93,10 @@ def test_a_run_that_fails_is_listed_and_the_table_stands(project, smoke):
     store.path("regions", spec["fold"]["train"][0], 0).write_bytes(b"no picture")
     done = call(*command, "--set", "training.steps=8", cwd=ROOT)
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.count("failed: run ") == 2, done.stderr
+    logs = list((root/"runs").glob("*.failed.log"))
+    begun = json.loads((root/"reports/smoke/notebooks/wmca-LOO_glasses.ipynb").read_text())["metadata"]["papermill"]["start_time"]
+    tried = max(datetime.fromtimestamp(p.stat().st_mtime) for p in logs)
+    assert len(logs) == 2 and tried < datetime.fromisoformat(begun), "no notebook tries them again"
     page, data = (root/"reports/smoke/table5.html").read_text(), json.loads((root/"reports/smoke/table5.json").read_text())
     assert {c["reason"] for c in data["cells"] if c["column"] == "glasses"} == {"1 of 1 runs failed"}      # empty, and why
     log = re.search(r"trace: ([0-9a-f]{64}\.failed\.log)", page)
@@ -144,7 +149,9 @@ def test_rehearsal_with_the_real_layout(smoke, tmp_path):
     assert "Published and reproduced" in table and "difference, fas_nb" in table and 'class="syn"' not in table + page and "Rendered data." not in table + page
     data = json.loads((out/"table3.json").read_text())
     cell = next(c for c in data["cells"] if c["column"].startswith("protocol_1") or c["value"] is not None)
-    assert data["comparable_with_paper"] and cell["seeds"] == 2 and cell["seed_std"] is not None and cell["n"]["runs"] == 2 and cell["interval"]
+    assert not data["comparable_with_paper"] and "training.epochs" in data["deviations"] and "Settings that differ from the paper" in table   # the network is smaller
+    assert f"--data-root {tmp_path/'DIR'}" in table                             # real data: as the user gave it
+    assert cell["seeds"] == 2 and cell["seed_std"] is not None and cell["n"]["runs"] == 2 and cell["interval"]
     assert page.count("Faces of licensed data are not shown") == 3
     assert call(*command, "--faces", cwd=ROOT).returncode == 0
     assert "Faces of licensed data are not shown" not in (out/"oulu_npu-1.html").read_text()

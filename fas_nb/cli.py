@@ -252,7 +252,8 @@ def _predict_parser():
     p.add_argument("--runtime", default="auto", choices=("auto", "torch", "openvino", "onnxruntime"), help="what computes the maps (auto: the fastest that is installed, where it pays)")
     p.add_argument("--threshold", type=float, help="attack when the score is higher (that of the weights)")
     p.add_argument("--frames", type=int, default=10, help="evenly spaced frames of a video, frames of a camera (10)")
-    p.add_argument("--combine", default="mean", help="score of a video from its frames: mean, median, highest or lowest (mean)")
+    p.add_argument("--combine", default="mean", help="score of a video from its frames: mean, median, highest or lowest (mean); only the mean keeps score = F_attack - F_real, since all three are combined "
+                   "frame by frame")
     p.add_argument("--overlay", help="folder for overlay pictures: the face, what was looked at, and every predicted map")
     p.add_argument("--json", action="store_true", help="print JSON")
     return p

@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 
 from .ablations import (SPLITS, VARIANTS, Cell, Data, is_made, load_frames, read_examples, read_result, read_scores)
-from .manifest import write_atomically
 from .metrics import bootstrap, by_presentation, clusters, definitions, threshold_at_bpcer, threshold_at_eer
-from .reports import (MARKS, Session, code_block, detail_block, entry, interval_cell, made_by, not_learnt, page, picture, protocol_file, rate_cell, repeat, unread,
-                            verdict)
+from .reports import (MARKS, Session, code_block, detail_block, entry, interval_cell, made_by, not_learnt, picture, protocol_file, rate_cell, repeat, unread,
+                            verdict, write_page)
 from .show import maps_picture, region_picture, show_det, show_scores
 from .slices import edge_errors, face_light, hits_and_misses, inside_face, mean_difference, slice_rates, slices_apart, thirds
 from .vocab import BONA_FIDE, CHANNEL_COLORS, FRAME_FACTOR, SCHEMES, InputError
@@ -305,9 +304,7 @@ def build_protocol(
     blocks += [dict(heading="Data used", columns=["fold, split", "presentations", "identities", "species"], rows=counts), contact_sheet(session, folds[0]),
                annotation_sheet(session, folds[0]), detail_block(session, (protocol,), variants), *unread(session),
                made_by(session, repeat(session, "papermill nbs/reports/protocol.ipynb out.ipynb", benchmark=protocol.split("/")[0], protocol=protocol.split("/")[1],
-                                       variants=",".join(variants))), *code_block("protocol")]
+                                       variants=",".join(variants)), "protocol"), *code_block("protocol")]
     name = protocol_file(protocol)
-    path = session.out/f"{name}.html"
-    write_atomically(path, page(f"Protocol {protocol}", origin, blocks, warnings=not_learnt(session, (protocol,), variants),
-                                links=[("all tables", "index.html"), ("executed notebook", f"notebooks/{name}.ipynb")]))
-    return path
+    return write_page(session.out/f"{name}.html", f"Protocol {protocol}", origin, blocks, warnings=not_learnt(session, (protocol,), variants),
+                      links=[("all tables", "index.html"), ("executed notebook", f"notebooks/{name}.ipynb")])

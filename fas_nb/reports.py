@@ -7,9 +7,9 @@ __all__ = ['PLACES', 'BANNERS', 'MARKS', 'LEARNT', 'SEGMENTERS', 'project_root',
            'run_notebook', 'Session', 'split_words', 'open_session', 'repeat', 'Entry', 'entry', 'published',
            'columns_of', 'our_row', 'rate_cell', 'interval_cell', 'verdict', 'deviations', 'deviation_block',
            'row_name', 'table_blocks', 'spread_block', 'change_block', 'empty_block', 'detail_block', 'not_learnt',
-           'made_by', 'unread', 'code_block', 'page', 'picture', 'table_figure', 'protocol_file', 'build_table',
-           'reproduce', 'build_index', 'made_tables', 'statement', 'core_pace', 'build_real_data', 'store_hash',
-           'report_facts', 'verify', 'open_table', 'detail_frame', 'table_frames']
+           'made_by', 'unread', 'code_block', 'page', 'write_page', 'picture', 'table_figure', 'protocol_file',
+           'build_table', 'reproduce', 'build_index', 'made_tables', 'statement', 'core_pace', 'build_real_data',
+           'store_hash', 'report_facts', 'verify', 'open_table', 'detail_frame', 'table_frames']
 
 # %% ../nbs/51_reports.ipynb #c003
 import base64, io, json, math, re, shlex, sysconfig, time
@@ -446,13 +446,17 @@ def not_learnt(session:Session, protocols, variants) -> list[str]:
 SEGMENTERS = {"grabcut": "GrabCut inside landmark polygons (no SAM: stands in until face_sam_tiny is trained)",
               "polygon": "landmark polygons alone (no SAM)"}
 
-def made_by(session:Session, command:str) -> dict:
+def made_by(
+    session:Session, command:str,
+    template:str="",   # name of the report notebook; empty: the page is made without one
+) -> dict:
     "The block that says how a page was made."
     first = session.cells[0].spec if session.cells else None
     return dict(heading="How this page was made", pairs=[
         ("command", command), ("data", session.data.origin), ("masks", SEGMENTERS.get(session.profile.segmenter, session.profile.segmenter)),
         ("profile", json.dumps(asdict(session.profile))), ("versions", ", ".join(f"{k} {v}" for k, v in versions().items())), ("machine", machine()),
         ("git revision", git_revision()), ("code hash", first.code if first else ""),
+        *([("notebook hash", file_hash(shared_folder("reports")/f"{template}.ipynb"))] if template else []),
         ("data hashes", f"annotations {first.annotations[:16]}, scored frames {first.frames[:16]} (first run)" if first else ""),
         ("runs", ", ".join(sorted({c.spec.key()[:12] for c in session.cells}))), ("seeds", ", ".join(map(str, sorted({c.spec.seed for c in session.cells})))),
         ("wall time of this page", f"{session.seconds:.0f} s, runs that were found not included"),
@@ -479,6 +483,31 @@ def page(
     "A page in the house's template."
     template = Template((PACKAGE/"assets"/"page.html").read_text(encoding="utf-8"), autoescape=True, trim_blocks=True)
     return template.render(title=title, origin=origin, banner=BANNERS[origin], blocks=blocks, lead=lead, warnings=warnings, links=links)
+
+def _plain(v) -> str:
+    "A cell of a page as text, all that it says included."
+    if not isinstance(v, dict): return str(v)
+    if v.get("empty"): return f"{v['value']} ({v['empty']})".strip()
+    return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() + (f" ({v['small']})" if v.get("small") else "")
+
+def write_page(
+    path:Path, title:str, origin:str, blocks:list[dict], **kwargs,   # as in `page`
+) -> Path:
+    "Write a page, and each of its tables as CSV and JSON into `tables` beside it, linked from below the table."
+    done, names = [], set()
+    for block in blocks:
+        if block.get("rows"):
+            name = re.sub(r"\W+", "-", f"{path.stem} {block.get('heading') or block.get('caption')}".lower()).strip("-")
+            while name in names: name += "-next"
+            names.add(name)
+            frame = pd.DataFrame([[_plain(v) for v in row] for row in block["rows"]], columns=block["columns"])
+            write_atomically(path.parent/"tables"/f"{name}.csv", frame.to_csv(index=False))
+            write_atomically(path.parent/"tables"/f"{name}.json", json.dumps(dict(page=path.name, data_origin=origin, **{k: block.get(k, "") for k in ("heading", "caption", "note")},
+                                                                                  columns=list(block["columns"]), rows=block["rows"]), indent=1))
+            block = block | dict(files=[(f"tables/{name}.{kind}", kind.upper()) for kind in ("csv", "json")])
+        done.append(block)
+    write_atomically(path, page(title, origin, done, **kwargs))
+    return path
 
 def picture(
     fig:plt.Figure,   # with constrained layout
@@ -525,10 +554,9 @@ def build_table(
     blocks = [*table_blocks(session, table), picture(table_figure(session, table), origin, f"Table {table} as dots with intervals, {spec.metric} in per cent. {told}"),
               *deviation_block(session), spread_block(session, table), *change_block(session, table), *empty_block(session, table), detail_block(session, spec.protocols, spec.variants),
               dict(heading="Protocols", columns=["page"], rows=[[{"value": p, "href": f"{protocol_file(p)}.html"} if (session.out/f"{protocol_file(p)}.html").exists() else p] for p in made]),
-              *unread(session), made_by(session, command), *code_block(f"table{table}")]
-    write_atomically(path, page(f"Table {table}: {spec.title}", origin, blocks, warnings=not_learnt(session, spec.protocols, spec.variants),
-                                links=[("all tables", "index.html"), ("CSV", f"table{table}.csv"), ("JSON", f"table{table}.json"),
-                                       ("executed notebook", f"notebooks/table{table}.ipynb")]))
+              *unread(session), made_by(session, command, f"table{table}"), *code_block(f"table{table}")]
+    write_page(path, f"Table {table}: {spec.title}", origin, blocks, warnings=not_learnt(session, spec.protocols, spec.variants),
+               links=[("all tables", "index.html"), ("CSV", f"table{table}.csv"), ("JSON", f"table{table}.json"), ("executed notebook", f"notebooks/table{table}.ipynb")])
     mark = f" {MARKS[origin]}".rstrip()
     value = lambda e: "" if math.isnan(e.value) else f"{e.value:.2f}{mark}"
     lines = [["paper", "real", m, *(f"{x:g}" for x in published(table).loc[m])] for m in published(table).index]
@@ -539,7 +567,7 @@ def build_table(
              for v, row in rows.items() for c, e in row.items()]
     write_atomically(path.with_suffix(".json"), json.dumps(dict(
         table=table, title=spec.title, metric=spec.metric, unit=spec.unit, data_origin=origin, profile=session.profile.name,
-        comparable_with_paper=bool(origin == "real" and spec.published and not deviations(session.profile)), deviations=deviations(session.profile), command=command, code=code_hash(), cells=cells, runs={c.spec.key(): f"{c.protocol} {c.variant} {c.spec.fold.name} seed {c.spec.seed}" for c in session.cells},
+        comparable_with_paper=bool(origin == "real" and spec.published and not deviations(session.profile)), deviations=deviations(session.profile), command=command, code=code_hash(), notebook=file_hash(shared_folder("reports")/f"table{table}.ipynb"), cells=cells, runs={c.spec.key(): f"{c.protocol} {c.variant} {c.spec.fold.name} seed {c.spec.seed}" for c in session.cells},
         paper=dict(data_origin="real", rows={m: published(table).loc[m].to_dict() for m in published(table).index})), indent=1))
     return path
 
@@ -587,7 +615,8 @@ def reproduce(
     index = build_index(tables, session, failed)
     write_crate(session.out, f"fas_nb, profile {profile}, tables {', '.join(map(str, tables))}", BANNERS[session.data.origin], command,
                 report_facts({c.spec.key() for c in session.cells}.union(*(t["runs"] for t in made_tables(session.out).values())),
-                             stores, session.runs_dir))
+                             stores, session.runs_dir), *(["Pages show faces of licensed data: to be passed on only as the agreements with its distributors allow."]
+                                                           if session.faces and session.data.origin == "real" else []))
     return index, failed
 
 def build_index(
@@ -612,12 +641,10 @@ def build_index(
                    rows=[[there(protocol_file(p), p), {"text": ", ".join(VARIANTS[v].title for v in dict.fromkeys(vs))}] for p, vs in variants.items()]),
               *([dict(heading="Failed", columns=["what"], rows=[[{"text": f}] for f in failed])] if failed else []),
               *statement(session, failed), *unread(session), made_by(session, repeat(session, f"fas_reproduce --tables {','.join(map(str, tables))}"))]
-    path = out/"index.html"
-    write_atomically(path, page(f"fas_nb, profile {session.profile.name}", origin, blocks,
-                                lead="Fine-Grained Annotation for Face Anti-Spoofing, reproduced: one page for each table of the paper and for each protocol.",
-                                warnings=not_learnt(session, {c.protocol for c in session.cells}, set(VARIANTS)),
-                                links=[("with the real data, in five steps", "real-data.html"), ("manifest (RO-Crate)", "ro-crate-metadata.json")]))
-    return path
+    return write_page(out/"index.html", f"fas_nb, profile {session.profile.name}", origin, blocks,
+                      lead="Fine-Grained Annotation for Face Anti-Spoofing, reproduced: one page for each table of the paper and for each protocol.",
+                      warnings=not_learnt(session, {c.protocol for c in session.cells}, set(VARIANTS)),
+                      links=[("with the real data, in five steps", "real-data.html"), ("manifest (RO-Crate)", "ro-crate-metadata.json")])
 
 def made_tables(out:Path) -> dict[int, dict]:   # number -> what its JSON says
     "The tables that lie in a folder of reports, made now or before."
@@ -686,9 +713,8 @@ def build_real_data(session:Session) -> Path:
                   f"frame, and SAM's image encoder where the profile has one. The core did {core/1e9:.0f} of these GFLOP a second in a training step of profile small (nbs/bench/model_speed, machine "
                   "and date there); what a GPU sustains is an assumption. Reading files, landmarks and GrabCut come on top. Runs are independent: N devices take about one Nth. Measure yours: "
                   "fas_run --protocol oulu_npu/1 --profile paper --set training.epochs=1 --data-root DIR, then seconds in fas_run --list --json.")]
-    path = session.out/"real-data.html"
-    write_atomically(path, page("With the real data", session.data.origin, blocks, lead="The same commands make the tables from the real data sets; nothing else changes."))
-    return path
+    return write_page(session.out/"real-data.html", "With the real data", session.data.origin, blocks,
+                      lead="The same commands make the tables from the real data sets; nothing else changes.")
 
 # %% ../nbs/51_reports.ipynb #c029
 def store_hash(folder:Path) -> str:

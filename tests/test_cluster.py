@@ -157,6 +157,34 @@ def test_rehearsal_with_the_real_layout(smoke, tmp_path):
     assert "Faces of licensed data are not shown" not in (out/"oulu_npu-1.html").read_text()
     assert call("fas_reproduce", "--verify", out, cwd=ROOT).returncode == 0
 
+@pytest.mark.parametrize("table, protocol, datasets", [(1, "wmca/LOO_glasses", ["wmca"]), (2, "casia_fasd/to_replay_attack", ["casia_fasd", "replay_attack"])])
+def test_rehearsal_of_other_layouts(smoke, tmp_path, table, protocol, datasets):
+    "HDF5 recordings, and two data sets in one table, without the marker of rendering."
+    for d in datasets:
+        shutil.copytree(smoke/"data/smoke"/d, tmp_path/"DIR"/d)
+        (tmp_path/"DIR"/d/"RENDERED.json").unlink()
+    done = call("fas_reproduce", "--tables", table, "--profile", "smoke", "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet", "--set", "training.steps=8", cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page, data = (tmp_path/f"reports/smoke/table{table}.html").read_text(), json.loads((tmp_path/f"reports/smoke/table{table}.json").read_text())
+    assert "Published and reproduced" in page and 'class="syn"' not in page and data["data_origin"] == "real" and not data["comparable_with_paper"]
+    assert [c for c in data["cells"] if c["value"] is not None]
+    run = next(json.loads(p.read_text()) for p in (tmp_path/"runs").glob("*/result.json"))
+    assert run["origin"] == "real" and set(run["provenance"]["data"]) == set(datasets)
+
+def test_stopped_while_pages_are_made(smoke, tmp_path):
+    "Ctrl-C during the notebooks: one line, exit code 1, no kernel left; the same command goes on."
+    for folder in ("data", "runs"): shutil.copytree(smoke/folder, tmp_path/folder)
+    command = [str(BIN/"fas_reproduce"), "--profile", "smoke", "--root", str(tmp_path), "--tables", "3", "--quiet"]
+    process = start(command)
+    while not process.stderr.readline().startswith("2/3"): assert process.poll() is None
+    while not (kernels := [p for p in psutil.Process(process.pid).children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]): time.sleep(.1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 1 and "stopped; what was finished is kept" in err and "Traceback" not in err, out + err
+    assert not psutil.wait_procs(kernels, timeout=20)[1] and not alive(process.pid)
+    assert not (tmp_path/"reports/smoke/index.html").exists() and not list(tmp_path.rglob("*.partial"))
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0 and (tmp_path/"reports/smoke/index.html").exists()
+
 def test_nothing_is_rendered_beside_real_data(smoke, tmp_path):
     "A folder that the user names is read, never written to, and numbers of two origins never meet."
     shutil.copytree(smoke/"data/smoke/oulu_npu", tmp_path/"DIR/oulu_npu")

@@ -95,7 +95,7 @@ def test_a_run_that_fails_is_listed_and_the_table_stands(project, smoke):
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.count("failed: run ") == 2, done.stderr
     logs = list((root/"runs").glob("*.failed.log"))
     begun = json.loads((root/"reports/smoke/notebooks/wmca-LOO_glasses.ipynb").read_text())["metadata"]["papermill"]["start_time"]
-    tried = max(datetime.fromtimestamp(p.stat().st_mtime) for p in logs)
+    tried = max(datetime.fromtimestamp(p.stat().st_mtime).astimezone() for p in logs)
     assert len(logs) == 2 and tried < datetime.fromisoformat(begun), "no notebook tries them again"
     page, data = (root/"reports/smoke/table5.html").read_text(), json.loads((root/"reports/smoke/table5.json").read_text())
     assert {c["reason"] for c in data["cells"] if c["column"] == "glasses"} == {"1 of 1 runs failed"}      # empty, and why

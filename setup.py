@@ -14,9 +14,10 @@ setup(
     license="Apache-2.0", author=cfg["author"],
     long_description=open("README.md", encoding="utf-8").read(), long_description_content_type="text/markdown",
     packages=find_packages(include=["fas_nb", "fas_nb.*"]), package_data={"fas_nb": ["assets/*", "assets/**/*"]},
-    # the report templates and the paper's tables travel with the package
+    # the report templates, the paper's tables and the measured speed that a page tells travel with the package
     data_files=[("share/fas_nb/reports", sorted(glob("nbs/reports/*.ipynb"))),
-                ("share/fas_nb/published", sorted(glob("reports/published/*.csv")))],
+                ("share/fas_nb/published", sorted(glob("reports/published/*.csv"))),
+                ("share/fas_nb/bench", ["nbs/bench/results/model_speed.json"])],
     python_requires=cfg["python_requires"],
     install_requires=cfg["requirements"].split(), extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split()}, zip_safe=False)

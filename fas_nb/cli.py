@@ -177,7 +177,8 @@ def _run_parser():
     what = p.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="list finished runs")
     what.add_argument("--show", metavar="KEY", help="everything about the runs whose key begins so")
-    what.add_argument("--gc", action="store_true", help="remove runs that no table of the profile needs, and what killed runs left behind")
+    what.add_argument("--gc", action="store_true", help="list what no run needs any more: finished runs of the profile made by earlier code, and what killed runs left behind")
+    p.add_argument("--yes", action="store_true", help="with --gc: remove it")
     p.add_argument("--protocol", default="oulu_npu/1", help="dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
     p.add_argument("--variant", default="ours", help="ours, living_only, attack_only, no_background, binary, no_mcrea, or one of Table 6 (ours)")
     p.add_argument("--json", action="store_true", help="print JSON")
@@ -185,25 +186,23 @@ def _run_parser():
     return p
 
 def _run(args):
-    from fas_nb.ablations import TABLES, collect_garbage, failure_log, find_runs, get_profile, made_protocols, read_result
+    from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, read_result
     from fas_nb.reports import open_session, project_root
     runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
     if args.list or args.show is not None:
         rows = find_runs(runs_dir, args.show or "")
         if args.show is not None and not rows: raise InputError(f"no run in {runs_dir} begins with {args.show!r}; see fas_run --list")
         return _print_runs(rows, args.json or args.show is not None)
+    if args.gc:
+        found = garbage(runs_dir, get_profile(args.profile, _overrides(args)))
+        if args.yes: collect_garbage(found)
+        if args.json: print(json.dumps([p.name for p in found], indent=1))
+        else:
+            for p in found: print(p.name)
+            print(f"{len(found)} runs and leftovers {'removed' if args.yes else 'would be removed; say --yes to do it'}")
+        return 0
     options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root, overrides=_overrides(args),
                    workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
-    if args.gc:
-        chosen = get_profile(args.profile, _overrides(args))
-        wanted = {}
-        for t in TABLES:
-            for p in made_protocols(t, chosen): wanted[p] = (*wanted.get(p, ()), *TABLES[t].variants)
-        session = open_session(args.profile, {p: tuple(dict.fromkeys(v)) for p, v in wanted.items()}, make=False, **options)
-        removed = collect_garbage(runs_dir, {c.spec.key() for c in session.cells})
-        if args.json: print(json.dumps(removed, indent=1))
-        else: print(f"{len(removed)} runs and leftovers removed that no table of profile {args.profile} needs")
-        return 0
     session = open_session(args.profile, {args.protocol: (args.variant,)}, **options)
     rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed, **read_result(c.spec, runs_dir))
             for c in session.cells if c.spec.key() not in {f.item.key() for f in session.failures}]
@@ -244,7 +243,8 @@ def _verify(args):
 def _reproduce(args):
     if args.verify: return _verify(args)
     from fas_nb.reports import reproduce
-    index, failed = reproduce(_numbers(args.tables, "--tables"), args.profile, args.data_root, args.runs_dir, args.root, args.seeds, _overrides(args),
+    if not (tables := _numbers(args.tables, "--tables")): raise InputError("--tables names no table; give numbers separated by commas, e.g. 1,3", 2)
+    index, failed = reproduce(tables, args.profile, args.data_root, args.runs_dir, args.root, args.seeds, _overrides(args),
                               args.workers, _scheduler(args), not args.quiet, _say, args.faces)
     if args.json: print(json.dumps(dict(index=str(index), failed=failed), indent=1))
     else:
@@ -266,7 +266,8 @@ def _predict_parser():
     p.add_argument("--runtime", default="auto", choices=("auto", "torch", "openvino", "onnxruntime"), help="what computes the maps (auto: the fastest that is installed, where it pays)")
     p.add_argument("--threshold", type=float, help="attack when the score is higher (that of the weights)")
     p.add_argument("--frames", type=int, default=10, help="evenly spaced frames of a video, frames of a camera (10)")
-    p.add_argument("--combine", default="mean", help="score of a video from its frames: mean, median, highest or lowest (mean)")
+    p.add_argument("--combine", default="mean", help="score of a video from its frames: mean, median, highest or lowest (mean); only the mean keeps score = F_attack - F_real, since all three are combined "
+                   "frame by frame")
     p.add_argument("--overlay", help="folder for overlay pictures: the face, what was looked at, and every predicted map")
     p.add_argument("--json", action="store_true", help="print JSON")
     return p

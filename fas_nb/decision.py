@@ -405,7 +405,7 @@ def predict_frames(
     if not judged: raise InputError(f"no face in any of {len(images)} frames; {why.split('; ')[-1]}")
     values = {k: float(COMBINE[combine]([getattr(v, k) for v in judged.values()])) for k in ("f_attack", "f_real", "score")}
     nearest = min(judged, key=lambda i: abs(judged[i].score - values["score"]))
-    notes = [f"{combine} of {len(judged)} frames" + (f"; no face in {len(images) - len(judged)} others" if len(judged) < len(images) else "")]
+    notes = [f"{combine} of {len(judged)} frames" + ("" if combine == "mean" else ", of each number by itself: the score need not be F_attack - F_real") + (f"; no face in {len(images) - len(judged)} others" if len(judged) < len(images) else "")]
     if threshold is None: notes.append("the threshold was chosen on single frames")
     notes += dict.fromkeys(w for v in judged.values() for w in v.warnings)
     limit = judged[nearest].threshold

@@ -107,6 +107,7 @@ def write_crate(
     description:str,
     command:str,            # that makes the folder again
     facts:dict[str, str],   # what the results were made from: name -> hash, version, …
+    terms:str="",           # under which they may be passed on; empty: Apache-2.0
 ) -> Path:                  # the manifest, inside the folder
     "Describe a folder of results and everything it was made from."
     folder, now = Path(folder), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -117,10 +118,11 @@ def write_crate(
     ids = lambda entries: [{"@id": e["@id"]} for e in entries]
     graph = [{"@id": CRATE, "@type": "CreativeWork", "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"}, "about": {"@id": "./"}},
              {"@id": "./", "@type": "Dataset", "name": name, "description": description, "datePublished": now[:10],
-              "license": {"@id": "https://spdx.org/licenses/Apache-2.0"}, "hasPart": ids(files), "additionalProperty": ids(values)},
+              "license": {"@id": "#terms" if terms else "https://spdx.org/licenses/Apache-2.0"}, "hasPart": ids(files), "additionalProperty": ids(values)},
              {"@id": "#made", "@type": "CreateAction", "name": command, "endTime": now, "instrument": {"@id": "#fas_nb"}, "result": {"@id": "./"}},
              {"@id": "#fas_nb", "@type": "SoftwareApplication", "name": "fas_nb", "version": versions().get("fas_nb", ""),
-              "softwareRequirements": [f"{k} {v}" for k, v in versions().items()]}, *files, *values]
+              "softwareRequirements": [f"{k} {v}" for k, v in versions().items()]}, *files, *values,
+             *([{"@id": "#terms", "@type": "CreativeWork", "name": terms}] if terms else [])]
     write_atomically(folder/CRATE, json.dumps({"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph}, indent=1))
     return folder/CRATE
 

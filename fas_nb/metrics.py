@@ -28,7 +28,7 @@ def _checked(where, score, species, acquired=None):
         f"{where}: score has shape {score.shape}, species {species.shape}, acquired {acquired.shape}; give one of each per item")
     if len(acquired) and acquired.dtype != bool: raise ValueError(
         f"{where}: acquired holds {acquired.dtype}, expected bool")
-    for bad, what in ((acquired & ~np.isfinite(score), "scores are nan or infinite"),
+    for bad, what in ((acquired & np.isinf(score), "scores are infinite"),
                       (~np.isin(species, [str(s) for s in Species]), "species are unknown")):
         if not bad.any(): continue
         first = int(bad.argmax())
@@ -36,6 +36,11 @@ def _checked(where, score, species, acquired=None):
         raise ValueError(f"{where}: {bad.sum()} of {len(bad)} {what}, first at position {first}: "
                          f"{score[first] if 'scores' in what else str(species[first])!r}; {cure}")
     return score, species.astype(str), acquired.astype(bool)
+
+def _unknown(score, acquired):
+    "Why nothing can be said where a score is nan although one was acquired; empty where none is."
+    bad = ~np.isfinite(score) & (True if acquired is None else acquired)
+    return f"undefined, because {bad.sum()} of {len(bad)} scores are nan, first at position {bad.argmax()}; mark items without a score in `acquired`" if bad.any() else ""
 
 # %% ../nbs/41_metrics.ipynb #c008
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Threshold:
 def _wrong(where, score, species, threshold, acquired):
     "Which items are errors of their class [n] bool, their species, and why the threshold is unknown, if it is."
     score, species, acquired = _checked(where, score, species, acquired)
-    reason = getattr(threshold, "reason", "")
+    reason = getattr(threshold, "reason", "") or _unknown(score, acquired)
     if math.isnan(float(threshold)) and not reason: raise ValueError(
         f"{where}: the threshold is nan; choose one with `threshold_at_bpcer` or `threshold_at_eer`")
     attack = score > float(threshold)
@@ -127,6 +132,7 @@ def auc(
 ) -> Rate:                    # in [0, 1], higher is better
     "Share of pairs of a bona fide item and an attack that are in the right order."
     score, species, acquired = _checked("auc", score, species, acquired)
+    if reason := _unknown(score, acquired): return Rate(math.nan, len(score), reason=reason)
     mine = species == BONA_FIDE
     score = np.where(acquired, score, np.where(mine, np.inf, -np.inf))
     bona_fide, attacks = np.sort(score[mine]), score[~mine]
@@ -145,7 +151,7 @@ def polarity_warning(
     "A sentence where attacks score below bona fide items by more than three standard deviations of chance."
     score, species, acquired = _checked("polarity_warning", score, species, acquired)
     n, m = (int((acquired & kind).sum()) for kind in (species == BONA_FIDE, species != BONA_FIDE))
-    if not n or not m: return ""
+    if not n or not m or _unknown(score, acquired): return ""
     share = float(auc(score[acquired], species[acquired]))
     if (share - .5)/math.sqrt((n + m + 1)/(12*n*m)) > -3: return ""
     return (f"attacks score below {BONA_FIDE} items (AUC {share:.2f} of {m} attacks and {n} {BONA_FIDE} items): polarity looks inverted; "
@@ -165,6 +171,7 @@ def threshold_at_bpcer(
     "The smallest bona fide score that at most the share `bpcer` of bona fide scores exceeds."
     if not 0 <= bpcer < 1: raise ValueError(f"threshold_at_bpcer: bpcer is {bpcer}, expected a share in [0, 1) such as 0.01")
     score, species, acquired = _checked("threshold_at_bpcer", score, species, acquired)
+    if reason := _unknown(score, acquired): return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
     _warn_polarity(score, species, acquired)
     mine = species == BONA_FIDE
     n, have = int(mine.sum()), np.sort(score[mine & acquired])
@@ -186,6 +193,7 @@ def threshold_at_eer(
 ) -> Threshold:
     "Where the share of accepted attacks (pooled) and of rejected bona fide items are closest."
     score, species, acquired = _checked("threshold_at_eer", score, species, acquired)
+    if reason := _unknown(score, acquired): return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
     _warn_polarity(score, species, acquired)
     mine = species == BONA_FIDE
     n, m = int(mine.sum()), int((~mine).sum())
@@ -222,6 +230,7 @@ def threshold_at_apcer(
     "The highest threshold at which at most the share `apcer` of each species is accepted, in the middle of its gap."
     if not 0 <= apcer < 1: raise ValueError(f"threshold_at_apcer: apcer is {apcer}, expected a share in [0, 1) such as 0.05")
     score, species, acquired = _checked("threshold_at_apcer", score, species, acquired)
+    if reason := _unknown(score, acquired): return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
     attack = species != BONA_FIDE
     if not (attack & acquired).any():
         reason = f"no threshold: none of the {len(score)} items is an attack with a score"
@@ -408,6 +417,10 @@ def _joined(notes):
     low, high = min(few), max(few)
     return f"ignores clustering, {low if low == high else f'{low} to {high}'} cluster{'s'*(high != 1)}"
 
+def _why(part):
+    "Why a test set has no rates; empty where it has."
+    return getattr(part["threshold"], "reason", "") or _unknown(np.asarray(part["score"], float), part.get("acquired"))
+
 def bootstrap(
     score:np.ndarray,            # float [n], higher = more like an attack
     species:np.ndarray,          # str [n], PAI species or `bona_fide`
@@ -426,7 +439,7 @@ def bootstrap(
     rates = {"apcer": apcer(score, species, pooled=pooled, **same), "bpcer": bpcer(score, species, **same),
              "acer": acer(score, species, pooled=pooled, **same), "hter": hter(score, species, **same)}
     joint = _Joint([dict(score=score, species=species, groups=groups, units=units, **same)], rng, replicates, level) if len(score) else None
-    if joint is None or getattr(threshold, "reason", ""): return rates
+    if joint is None or _why(dict(score=score, **same)): return rates
     attacks, all_attacks, bona_fide = (joint.half(k) for k in ("pooled" if pooled else "worst", "pooled", BONA_FIDE))
     known = lambda rate, interval, note: rate if rate.reason or interval is None else replace(rate, interval=interval, note=note)
     each = {s: known(r, *joint.half(s)[2:]) for s, r in rates["apcer"].per_species.items()}
@@ -453,8 +466,7 @@ def mean_rate(
 ) -> Rate:                          # value, interval and its mark
     "The mean of an error rate over protocols; clusters that protocols share are drawn for all of them at once."
     parts, weights = _parts(cells)
-    reasons = [r for p in parts for r in [getattr(p["threshold"], "reason", "")] if r]
-    if reasons: return Rate(math.nan, reason=reasons[0])
+    if reason := next(filter(None, map(_why, parts)), ""): return Rate(math.nan, reason=reason)
     joint = _Joint(parts, rng, replicates, level)
     halves = [*(joint.half("worst" if metric == "ACER" else "pooled", w) for w in weights), joint.half(BONA_FIDE, np.mean(weights, 0))]
     value, interval, note = joint.mean(halves, [.5/len(cells)]*len(cells) + [.5])
@@ -466,6 +478,7 @@ class Difference(NamedTuple):
     value:float
     interval:tuple[float, float]
     note:str     # what to know about the interval
+    clusters:int # people or instruments, of the class that has fewest
 
 def compare(
     a:Sequence[Sequence[dict]], b:Sequence[Sequence[dict]],  # as in `mean_rate`, of two variants
@@ -478,13 +491,15 @@ def compare(
     "Difference a - b of two means, both computed on the same draws; where clusters are few, presentations are drawn."
     parts, weights = _parts([*a, *b])
     plain = _Joint(parts, np.random.default_rng(0), 1, level)
-    few = [int(k) for k in plain.items.groupby("species")["groups"].nunique() if k < FEW]
+    counts = plain.items.groupby("species")["groups"].nunique()
+    if reason := next(filter(None, map(_why, parts)), ""): return Difference(math.nan, (math.nan, math.nan), reason, int(counts.min()))
+    few = [int(k) for k in counts if k < FEW]
     joint, kind = _Joint(parts, rng, replicates, level, singly=True), "worst" if metric == "ACER" else "pooled"
     halves = [(joint.half(kind, w), joint.half(BONA_FIDE, w)) for w in weights]
     sign = np.repeat([.5/len(a), -.5/len(b)], [len(a), len(b)])
     value = sum(s*(x.value + y.value) for s, (x, y) in zip(sign, halves))
     draws = sum(s*(x.draws + y.draws) for s, (x, y) in zip(sign, halves))
-    return Difference(float(value), joint.between(draws), _joined([f"ignores clustering, {k} clusters" for k in few]) if few else "")
+    return Difference(float(value), joint.between(draws), _joined([f"ignores clustering, {k} clusters" for k in few]) if few else "", int(counts.min()))
 
 # %% ../nbs/41_metrics.ipynb #c063
 def epsilon_figure(

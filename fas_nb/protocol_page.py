@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from .ablations import (SPLITS, VARIANTS, Cell, Data, is_made, load_frames, read_examples, read_result, read_scores)
-from .manifest import write_atomically
-from .metrics import bootstrap, by_presentation, definitions, threshold_at_bpcer, threshold_at_eer
-from .reports import (MARKS, Session, code_block, detail_block, entry, interval_cell, made_by, not_learnt, page, picture, protocol_file, rate_cell, unread)
+from .metrics import bootstrap, by_presentation, clusters, definitions, threshold_at_bpcer, threshold_at_eer
+from .reports import (MARKS, Session, code_block, detail_block, entry, interval_cell, made_by, not_learnt, picture, protocol_file, rate_cell, repeat, unread,
+                            verdict, write_page)
 from .show import maps_picture, region_picture, show_det, show_scores
 from .slices import edge_errors, face_light, hits_and_misses, inside_face, mean_difference, slice_rates, slices_apart, thirds
 from .vocab import BONA_FIDE, CHANNEL_COLORS, FRAME_FACTOR, SCHEMES, InputError
@@ -30,11 +30,14 @@ def oracle(
     "The decision rule applied to the annotation of dev and test frames."
     from fas_nb.decision import decision_scores
     from fas_nb.maps import batch_maps
-    arrays = {}
-    for split in ("dev", "test"):
-        frames, labels = load_frames(getattr(fold, split), data, labels=True)
-        maps = batch_maps(labels, "full")
-        arrays[split] = dict(score=np.asarray(decision_scores(maps, frames.points).score), species=labels.species)
+    arrays = {"dev": [], "test": []}
+    for split, parts in arrays.items():
+        ids = data.readable(getattr(fold, split))
+        for i in range(0, len(ids), 16):                  # a large set never lies in memory at once
+            frames, labels = load_frames(ids[i:i + 16], data, labels=True)
+            for at in np.split(np.arange(len(frames.points)), range(64, len(frames.points), 64)):
+                parts.append((decision_scores(batch_maps(labels.take(at), "full"), frames.points[at]).score, labels.species[at]))
+    arrays = {s: dict(score=np.concatenate([x for x, _ in parts]), species=np.concatenate([y for _, y in parts])) for s, parts in arrays.items()}
     choose = threshold_at_bpcer if fold.dataset == "wmca" else threshold_at_eer
     rates = bootstrap(**arrays["test"], threshold=choose(**arrays["dev"]), rng=np.random.default_rng(0), replicates=1)
     return {k.upper(): float(r) for k, r in rates.items()}
@@ -144,17 +147,17 @@ def edge_block(session:Session, cell:Cell, examples) -> dict:
     rows, maps, images, target, points = examples
     areas = np.stack([inside_face(p, images.shape[1:3]) for p in points])
     errors, origin = edge_errors(maps, target, images, areas), session.data.origin
-    lines = []
+    lines, drawn = [], rows.species.to_numpy(str) + np.array(["/"], object) + clusters(rows.species, rows.subject, rows.instrument)
     for name, mine in (("all", np.full(len(rows), True)), *((s, (rows.species == s).to_numpy()) for s in sorted(rows.species.unique()))):
         part = errors[mine & ~np.isnan(errors).any(1)]
-        gap, interval = mean_difference(errors[mine, 0] - errors[mine, 1], rows.presentation[mine], rng=np.random.default_rng(0))
+        gap, interval = mean_difference(errors[mine, 0] - errors[mine, 1], drawn[mine], rng=np.random.default_rng(0))
         if not len(part) or math.isnan(gap): continue
         lines.append([name, len(part), *(rate_cell(x, origin, 1, 3) for x in part.mean(0)), {"value": f"{gap:+.3f}", "mark": MARKS[origin]},
                       {"value": " – ".join(f"{x:+.3f}" for x in interval), "mark": MARKS[origin]},
-                      {"text": "larger at edges" if interval[0] > 0 else "smaller at edges" if interval[1] < 0 else "none seen"}])
+                      verdict(interval, len(set(drawn[mine])), "larger at edges", "smaller at edges")])
     return dict(heading="Pixels at brightness edges", rows=lines, columns=["species", "frames", "error at edges", "error elsewhere", "gap", "95 %", "beyond chance"],
                 note="Mean absolute error of the maps (0 to 1) on the tenth of pixels inside the face where luminance changes most, and on the others; the gap is taken within each frame, its "
-                     "interval draws presentations. The paper sees wrong pixels at brightness boundaries; this measures whether ours are."
+                     "interval draws people and instruments. The paper sees wrong pixels at brightness boundaries; this measures whether ours are."
                      + (f" Maps of {maps.shape[-1]} px crops from a grid of {cell.spec.scoring.size//8} x {cell.spec.scoring.size//8} cells can hardly follow an edge."
                         if cell.spec.scoring.size < 64 else ""))
 
@@ -273,7 +276,6 @@ def shown_cells(session:Session, variants:tuple) -> list[Cell]:
 def build_protocol(
     protocol:str,         # `dataset/protocol`
     session:Session,      # opened for it
-    command:str="",       # how the page was made
 ) -> Path:                # the HTML file
     "Write the page of one protocol."
     origin, data = session.data.origin, session.data
@@ -300,9 +302,9 @@ def build_protocol(
                    species_block(session, shown), definition_block(session, shown[0]), slice_block(session, shown), maps_block(session, shown[0], examples),
                    edge_block(session, shown[0], examples)]
     blocks += [dict(heading="Data used", columns=["fold, split", "presentations", "identities", "species"], rows=counts), contact_sheet(session, folds[0]),
-               annotation_sheet(session, folds[0]), detail_block(session, (protocol,), variants), *unread(session), made_by(session, command), *code_block("protocol")]
+               annotation_sheet(session, folds[0]), detail_block(session, (protocol,), variants), *unread(session),
+               made_by(session, repeat(session, "papermill nbs/reports/protocol.ipynb out.ipynb", benchmark=protocol.split("/")[0], protocol=protocol.split("/")[1],
+                                       variants=",".join(variants)), "protocol"), *code_block("protocol")]
     name = protocol_file(protocol)
-    path = session.out/f"{name}.html"
-    write_atomically(path, page(f"Protocol {protocol}", origin, blocks, warnings=not_learnt(session, (protocol,), variants),
-                                links=[("all tables", "index.html"), ("executed notebook", f"notebooks/{name}.ipynb")]))
-    return path
+    return write_page(session.out/f"{name}.html", f"Protocol {protocol}", origin, blocks, warnings=not_learnt(session, (protocol,), variants),
+                      links=[("all tables", "index.html"), ("executed notebook", f"notebooks/{name}.ipynb")])

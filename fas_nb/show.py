@@ -173,7 +173,14 @@ def show_det(
     apcer, bpcer = np.r_[0, apcer], np.r_[1, bpcer]
     if roc: ax.plot(bpcer, 1 - apcer, drawstyle="steps-pre")
     else: ax.plot(apcer, bpcer, drawstyle="steps-post")
-    ax.set(xlim=(-.02, 1.02), ylim=(-.02, 1.02))
-    ax.set_xlabel("BPCER" if roc else "APCER", fontsize=8); ax.set_ylabel("1 - APCER" if roc else "BPCER", fontsize=8); ax.tick_params(labelsize=7)
+    if roc: ax.set(xlim=(-.02, 1.02), ylim=(-.02, 1.02))
+    else:   # in normal deviates, on which normally distributed scores give a straight line
+        from scipy.stats import norm
+        edge, ticks = .005, (.01, .05, .2, .5, .8, .95)
+        for axis, set_scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
+            set_scale("function", functions=(lambda x: norm.ppf(np.clip(x, edge, 1 - edge)), norm.cdf))
+            axis.set_ticks(ticks, [f"{100*x:g}" for x in ticks]); axis.set_minor_locator(plt.NullLocator())
+        ax.set(xlim=(edge, 1 - edge), ylim=(edge, 1 - edge))
+    ax.set_xlabel("BPCER" if roc else "APCER, %", fontsize=8); ax.set_ylabel("1 - APCER" if roc else "BPCER, %", fontsize=8); ax.tick_params(labelsize=7)
     if title: ax.set_title(title, fontsize=8)
     return ax

@@ -1,5 +1,6 @@
 "Runs on workers: one killed in the middle, a batch system, Ctrl-C, a run that fails, the real layout."
 import json, os, re, shutil, signal, stat, subprocess, time
+from datetime import datetime
 
 import psutil, pytest
 from conftest import BIN, ROOT, call
@@ -92,6 +93,10 @@ def test_a_run_that_fails_is_listed_and_the_table_stands(project, smoke):
     store.path("regions", spec["fold"]["train"][0], 0).write_bytes(b"no picture")
     done = call(*command, "--set", "training.steps=8", cwd=ROOT)
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.count("failed: run ") == 2, done.stderr
+    logs = list((root/"runs").glob("*.failed.log"))
+    begun = json.loads((root/"reports/smoke/notebooks/wmca-LOO_glasses.ipynb").read_text())["metadata"]["papermill"]["start_time"]
+    tried = max(datetime.fromtimestamp(p.stat().st_mtime).astimezone() for p in logs)
+    assert len(logs) == 2 and tried < datetime.fromisoformat(begun), "no notebook tries them again"
     page, data = (root/"reports/smoke/table5.html").read_text(), json.loads((root/"reports/smoke/table5.json").read_text())
     assert {c["reason"] for c in data["cells"] if c["column"] == "glasses"} == {"1 of 1 runs failed"}      # empty, and why
     log = re.search(r"trace: ([0-9a-f]{64}\.failed\.log)", page)
@@ -116,11 +121,18 @@ def test_runs_are_listed_shown_and_collected(smoke, tmp_path):
     assert {r["key"] for r in listed} == set(finished(tmp_path)) and {"ours", "living_only", "no_mcrea"} <= {r["variant"] for r in listed}
     one = json.loads(call("fas_run", "--show", listed[0]["key"][:10], *common).stdout)
     assert [r["key"] for r in one] == [listed[0]["key"]] and one[0]["provenance"]["weights"]
-    (tmp_path/"runs"/("0"*64)).mkdir(); (tmp_path/"runs"/("0"*64)/"result.json").write_text("{}")
-    (tmp_path/"runs"/f"{'1'*64}.checkpoint").write_text("")
-    done = call("fas_run", "--gc", *common)
-    assert done.returncode == 0 and done.stdout.startswith("2 runs"), done.stdout + done.stderr
-    assert {r["key"] for r in listed} == set(finished(tmp_path))
+    for name, spec in (("0"*64, json.loads((tmp_path/"runs"/listed[0]["key"]/"spec.json").read_text())),):
+        (tmp_path/"runs"/name).mkdir(); (tmp_path/"runs"/name/"result.json").write_text("{}")
+        (tmp_path/"runs"/name/"spec.json").write_text(json.dumps(spec | {"code": "earlier"}))
+    for name in ("1", "2"): (tmp_path/"runs"/f"{name*64}.checkpoint").write_text("")
+    os.utime(tmp_path/"runs"/f"{'1'*64}.checkpoint", (0, 0))                    # the other may belong to a job that runs
+    before = finished(tmp_path)
+    told = call("fas_run", "--gc", "--root", tmp_path, "--profile", "smoke")    # no data is needed
+    assert told.returncode == 0 and told.stdout.endswith("2 runs and leftovers would be removed; say --yes to do it\n") and finished(tmp_path) == before, told.stdout + told.stderr
+    other = json.loads(call("fas_run", "--gc", "--root", tmp_path, "--profile", "paper", "--json").stdout)
+    assert other == [f"{'1'*64}.checkpoint"]                                    # runs of other profiles stay
+    done = call("fas_run", "--gc", "--yes", "--root", tmp_path, "--profile", "smoke")
+    assert done.returncode == 0 and {r["key"] for r in listed} == set(finished(tmp_path)) and (tmp_path/"runs"/f"{'2'*64}.checkpoint").exists(), done.stderr
 
 def test_rehearsal_with_the_real_layout(smoke, tmp_path):
     """What a licence holder types, on data without the marker of rendering: profile small made smaller, two seeds, several frames.
@@ -137,11 +149,68 @@ def test_rehearsal_with_the_real_layout(smoke, tmp_path):
     assert "Published and reproduced" in table and "difference, fas_nb" in table and 'class="syn"' not in table + page and "Rendered data." not in table + page
     data = json.loads((out/"table3.json").read_text())
     cell = next(c for c in data["cells"] if c["column"].startswith("protocol_1") or c["value"] is not None)
-    assert data["comparable_with_paper"] and cell["seeds"] == 2 and cell["seed_std"] is not None and cell["n"]["runs"] == 2 and cell["interval"]
+    assert not data["comparable_with_paper"] and "training.epochs" in data["deviations"] and "Settings that differ from the paper" in table   # the network is smaller
+    assert f"--data-root {tmp_path/'DIR'}" in table                             # real data: as the user gave it
+    assert cell["seeds"] == 2 and cell["seed_std"] is not None and cell["n"]["runs"] == 2 and cell["interval"]
     assert page.count("Faces of licensed data are not shown") == 3
     assert call(*command, "--faces", cwd=ROOT).returncode == 0
     assert "Faces of licensed data are not shown" not in (out/"oulu_npu-1.html").read_text()
     assert call("fas_reproduce", "--verify", out, cwd=ROOT).returncode == 0
+
+@pytest.mark.parametrize("table, protocol, datasets", [(1, "wmca/LOO_glasses", ["wmca"]), (2, "casia_fasd/to_replay_attack", ["casia_fasd", "replay_attack"])])
+def test_rehearsal_of_other_layouts(smoke, tmp_path, table, protocol, datasets):
+    "HDF5 recordings, and two data sets in one table, without the marker of rendering."
+    for d in datasets:
+        shutil.copytree(smoke/"data/smoke"/d, tmp_path/"DIR"/d)
+        (tmp_path/"DIR"/d/"RENDERED.json").unlink()
+    done = call("fas_reproduce", "--tables", table, "--profile", "smoke", "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet", "--set", "training.steps=8", cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page, data = (tmp_path/f"reports/smoke/table{table}.html").read_text(), json.loads((tmp_path/f"reports/smoke/table{table}.json").read_text())
+    assert "Published and reproduced" in page and 'class="syn"' not in page and data["data_origin"] == "real" and not data["comparable_with_paper"]
+    assert [c for c in data["cells"] if c["value"] is not None]
+    run = next(json.loads(p.read_text()) for p in (tmp_path/"runs").glob("*/result.json"))
+    assert run["origin"] == "real" and set(run["provenance"]["data"]) == set(datasets)
+
+def test_stopped_while_pages_are_made(smoke, tmp_path):
+    "Ctrl-C during the notebooks: one line, exit code 1, no kernel left; the same command goes on."
+    for folder in ("data", "runs"): shutil.copytree(smoke/folder, tmp_path/folder)
+    command = [str(BIN/"fas_reproduce"), "--profile", "smoke", "--root", str(tmp_path), "--tables", "3", "--quiet"]
+    process = start(command)
+    while not process.stderr.readline().startswith("2/3"): assert process.poll() is None
+    while not (kernels := [p for p in psutil.Process(process.pid).children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]): time.sleep(.1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 1 and "stopped; what was finished is kept" in err and "Traceback" not in err, out + err
+    assert not psutil.wait_procs(kernels, timeout=20)[1] and not alive(process.pid)
+    assert not (tmp_path/"reports/smoke/index.html").exists() and not list(tmp_path.rglob("*.partial"))
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0 and (tmp_path/"reports/smoke/index.html").exists()
+
+def test_nothing_is_rendered_beside_real_data(smoke, tmp_path):
+    "A folder that the user names is read, never written to, and numbers of two origins never meet."
+    shutil.copytree(smoke/"data/smoke/oulu_npu", tmp_path/"DIR/oulu_npu")
+    (tmp_path/"DIR/oulu_npu/RENDERED.json").unlink()
+    files = lambda: sorted(str(p) for p in (tmp_path/"DIR").rglob("*"))
+    before = files()
+    for profile, tables in (("small", "2"), ("demo", "2,3")):
+        done = call("fas_reproduce", "--tables", tables, "--profile", profile, "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet")
+        assert done.returncode == 2 and f"no casia_fasd, replay_attack in {tmp_path/'DIR'}" in done.stderr and len(done.stderr.strip().splitlines()) == 2, done.stderr
+    for name in ("casia_fasd", "replay_attack"): (tmp_path/"DIR"/name).symlink_to(smoke/"data/smoke"/name)
+    before = files()
+    done = call("fas_reproduce", "--tables", "2,3", "--profile", "smoke", "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet")
+    assert done.returncode == 2 and "real data (oulu_npu) and rendered data (casia_fasd, replay_attack)" in done.stderr, done.stderr
+    assert files() == before and not (tmp_path/"runs").exists() and not (tmp_path/"reports").exists()
+
+def test_data_that_was_replaced_is_cropped_again(smoke, tmp_path):
+    "Other videos at the same path never meet the crops of the old."
+    shutil.copytree(smoke/"data/smoke/oulu_npu", tmp_path/"DIR/oulu_npu")
+    (tmp_path/"DIR/oulu_npu/RENDERED.json").unlink()
+    command = ("fas_run", "--profile", "smoke", "--data-root", tmp_path/"DIR", "--root", tmp_path, "--quiet", "--json", "--set", "training.steps=4", "--workers", "1")
+    first, again = (json.loads(call(*command, cwd=ROOT).stdout)[0] for _ in range(2))
+    videos = sorted((tmp_path/"DIR/oulu_npu/Train_files").rglob("*_1.avi"))
+    shutil.copy(videos[1], videos[0])
+    other = json.loads(call(*command, cwd=ROOT).stdout)[0]
+    assert first["key"] == again["key"] != other["key"] and first["provenance"]["data"]["oulu_npu"] != other["provenance"]["data"]["oulu_npu"]
+    assert len(list((tmp_path/"runs/stores").iterdir())) == 2
 
 def test_verify_says_what_no_longer_matches(smoke, tmp_path):
     shutil.copytree(smoke/"reports", tmp_path/"reports")

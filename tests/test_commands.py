@@ -15,6 +15,7 @@ def test_help_has_an_example(name):
 @pytest.mark.parametrize("command, code, says", [
     (("fas_reproduce", "--profile", "dmeo"), 2, "use one of smoke, demo"),
     (("fas_reproduce", "--tables", "7"), 2, "table 7 is unknown"),
+    (("fas_reproduce", "--tables", ""), 2, "names no table"),
     (("fas_reproduce", "--set", "training.stpes=3"), 2, "training.{size,steps"),
     (("fas_reproduce", "--data-root", "nowhere"), 2, "nowhere does not exist"),
     (("fas_reproduce", "--verify", "nowhere"), 2, "such as reports/demo"),

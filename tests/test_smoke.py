@@ -1,5 +1,5 @@
 "The whole path at its smallest size, as a user runs it, and what must hold of its pages."
-import csv, json, os, re, shutil, signal, subprocess, time
+import csv, html, json, os, re, shlex, shutil, signal, subprocess, time
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +45,20 @@ def test_cells_that_were_not_run_say_why(smoke):
     assert by_column["glasses"]["value"] is not None
     assert by_column["replay"]["value"] is None and by_column["replay"]["reason"] == "not part of profile smoke"
     assert by_column["mean"]["value"] is None and "6 of 7" in by_column["mean"]["reason"]
+
+def test_what_an_empty_cell_needs_fills_it(smoke, tmp_path):
+    "The command that the page prints, run as it stands; a folder of this machine is not on the page."
+    page = html.unescape((out(smoke)/"table3.html").read_text())
+    assert str(smoke) not in page and str(smoke) not in (out(smoke)/"index.html").read_text()
+    command = next(c for c in re.findall(r"fas_reproduce --tables 3 [^<]*--set [^<]*", page) if c.strip().endswith("oulu_npu/2"))
+    for folder in ("data", "runs"): shutil.copytree(smoke/folder, tmp_path/folder)
+    done = call(*shlex.split(command.replace("ROOT", str(tmp_path))), "--quiet", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    cells = {c["column"]: c for c in json.loads((out(tmp_path)/"table3.json").read_text())["cells"]}
+    values = {k: c["value"] is not None for k, c in cells.items() if not k.endswith("std")}
+    assert list(values.values()) == [True, True, False, False], values
+    before = json.loads((out(smoke)/"table3.json").read_text())["cells"][0]
+    assert cells[before["column"]]["value"] == before["value"]                  # and what was there is found again
 
 def test_acer_against_a_plain_loop(smoke):
     "From the scores of a finished run, by counting."

@@ -701,8 +701,11 @@ def make_runs(
 ) -> list[Failure]:        # what did not succeed
     "Make the runs that are missing, each once, several at a time; workers live as long as there is work."
     missing = list({c.spec.key(): c.spec for c in cells if not is_made(c.spec, runs_dir)}.values())
-    done = run_parallel(partial(_run_unit, data=data, runs_dir=str(runs_dir)), missing, workers, scheduler,
-                        f"runs ({len({c.spec.key() for c in cells}) - len(missing)} found)", progress)
+    try: done = run_parallel(partial(_run_unit, data=data, runs_dir=str(runs_dir)), missing, workers, scheduler,
+                             f"runs ({len({c.spec.key() for c in cells}) - len(missing)} found)", progress)
+    finally:
+        for path in Path(runs_dir).glob("*.partial"):     # of workers that were ended in the middle
+            if not _alive(path.name): shutil.rmtree(path, ignore_errors=True)
     failures = [d for d in done if isinstance(d, Failure)]
     for f in failures:
         if not (log := failure_log(f.item, runs_dir)).exists(): write_atomically(log, f.reason)   # a lost worker could not

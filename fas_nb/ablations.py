@@ -238,7 +238,7 @@ def prepare(
         given[dataset] = apart(profile.annotations, dataset)
         stores[dataset] = str(store_folder(profile, dataset, root, found, given[dataset], runs_dir))
     data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial, fingerprints=fingerprints)
-    if origin == "rendered":
+    if all(Path(f"{root}.truth").is_dir() for root in roots.values()):      # rendered, with the heads that are seen
         from fas_nb.synthetic import check_heads_apart
         for fold in (f for p in protocols for f in data.folds(p)): check_heads_apart({s: [presentations[i] for i in getattr(fold, s)] for s in SPLITS})
     used = {i for p in protocols for f in data.folds(p) for i in (*f.train, *f.dev, *f.test)}

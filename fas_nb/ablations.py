@@ -13,7 +13,7 @@ __all__ = ['PROFILES', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 
            'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
-import ast, hashlib, inspect, json, math, multiprocessing, os, platform, shutil, subprocess, time, traceback, warnings
+import hashlib, inspect, json, math, multiprocessing, os, platform, shutil, subprocess, time, traceback, warnings
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -204,13 +204,13 @@ def apart(
 
 def store_folder(
     profile:Profile, dataset:str,
-    root:str|Path,                      # of the data set
+    mark:str,                           # `fingerprint` of the data set
     presentations:list[Presentation],   # all of it
     given:Path|None,                    # folder of its face files, where they are to be used
     runs_dir:str|Path,                  # folder of runs, and of the stores
 ) -> Path:
     "The folder of a data set's crops and annotations: another one for each way to make them."
-    settings = [fingerprint(find_root(dataset, root), presentations), profile.frame_size, profile.scoring.frames, profile.segmenter]
+    settings = [mark, profile.frame_size, profile.scoring.frames, profile.segmenter]
     if profile.channels and dataset == "wmca": settings.append(profile.channels)
     if given: settings.append(faces_hash(presentations, given))
     return Path(runs_dir)/"stores"/f"{dataset}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
@@ -236,12 +236,13 @@ def prepare(
         presentations |= {p.id: p for p in found}
         fingerprints[dataset] = fingerprint(find_root(dataset, root), found)
         given[dataset] = apart(profile.annotations, dataset)
-        stores[dataset] = str(store_folder(profile, dataset, root, found, given[dataset], runs_dir))
+        stores[dataset] = str(store_folder(profile, dataset, fingerprints[dataset], found, given[dataset], runs_dir))
     data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial, fingerprints=fingerprints)
+    every = [fold for p in protocols for fold in data.folds(p)]
     if all(Path(f"{root}.truth").is_dir() for root in roots.values()):      # rendered, with the heads that are seen
         from fas_nb.synthetic import check_heads_apart
-        for fold in (f for p in protocols for f in data.folds(p)): check_heads_apart({s: [presentations[i] for i in getattr(fold, s)] for s in SPLITS})
-    used = {i for p in protocols for f in data.folds(p) for i in (*f.train, *f.dev, *f.test)}
+        for fold in every: check_heads_apart({s: [presentations[i] for i in getattr(fold, s)] for s in SPLITS})
+    used = {i for fold in every for s in SPLITS for i in getattr(fold, s)}
     for dataset, folder in stores.items():
         todo = [p for p in presentations.values() if p.dataset == dataset and p.id in used]
         done = fill_stores(todo, folder, profile.scoring.frames, profile.frame_size, profile.segmenter, given[dataset], **common)

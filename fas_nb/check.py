@@ -363,7 +363,7 @@ def _missing(see):
     gone = [*see.scan.missing, *sorted(names - set(see.inside))]
     def kind(inside):
         try: p = presentation_of(see.name, inside)
-        except (ValueError, NotImplementedError): return "unknown"
+        except ValueError: return "unknown"
         return f"{p.attrs.get('split') or see.split_of.get(p.id, '')} {p.species}".strip()
     kinds = Counter(map(kind, gone)) if see.name != "table" else {}
     if gone: yield Finding(f"{len(gone)} of {len(names | set(see.inside)) + len(see.scan.missing)} presentations are not on disk", "all",

@@ -169,7 +169,7 @@ class Layout:
 
     def describe(self, field:dict) -> dict:
         "`subject, session, device, species` and whatever else the name tells (goes to `attrs`), or `ValueError` with a reason."
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no rule for what its names say: a layout writes `describe`")
 
     def size(self, p) -> tuple[int, int]|None: return None            # (width, height) of an upright frame, where the release has one
     def release(self, present) -> Iterable[str]: return ()            # paths of the whole release where rules give them

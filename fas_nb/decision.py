@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .vocab import (CHANNEL_COLORS, FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError, Landmarks, RunSpec,
+from .vocab import (CHANNEL_COLORS, FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError, RunSpec,
                           ScoringOptions)
 
 # %% ../nbs/40_decision.ipynb #c005

@@ -91,8 +91,12 @@ def run_parallel(
         for i, future in bar(_completed(client, submit, items, pending)):
             error = future.exception()   # only where a worker was lost, more than `retries` times
             results[i] = future.result() if error is None else Failure(items[i], f"worker lost: {error}")
+    except KeyboardInterrupt:
+        if scheduler is None:            # nobody waits for what its processes are doing
+            _client.cache_clear(); client.close(); client.cluster.close()
+        raise
     finally:
-        client.cancel(list(pending))
+        if client.status == "running": client.cancel(list(pending))
     return results
 
 # %% ../nbs/02_parallel.ipynb #c012

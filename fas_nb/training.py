@@ -21,7 +21,7 @@ from .dccdn import build_network, normalise, save_model
 from .landmarks import crop_batch
 from .maps import batch_maps
 from .mcrea import MCREAResult, flip_faces, mcrea
-from .vocab import BONA_FIDE, FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, Region, RunSpec, TrainingOptions
+from .vocab import FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, Region, RunSpec, TrainingOptions
 
 # %% ../nbs/32_training.ipynb #c005
 NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))

@@ -80,10 +80,9 @@ def test_stopped_by_the_user(project):
     while (left := alive(process.pid)) and time.time() < end: time.sleep(.2)
     assert not left, left
     before = finished(root)
-    assert before and not [p for p in (root/"runs").glob("*/") if not p.name.endswith(".partial") and not (p/"result.json").exists() and p.name != "stores"]
+    assert before and not [p for p in (root/"runs").glob("*.partial")]
     done = subprocess.run([*command, "--set", "training.steps=100"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert not list((root/"runs").glob("*.partial"))       # what the ended workers were writing is gone
     assert before.items() <= finished(root).items() and len(finished(root)) == 5
 
 def test_a_run_that_fails_is_listed_and_the_table_stands(project, smoke):

@@ -315,6 +315,7 @@ def train(
     if out and main:
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out)/"log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+        if begin: save_model(result, Path(out)/"last.safetensors", scheme=spec.scheme)   # a killed process may have left nothing to train
         if kept: save_best()
     def say(row):
         if out and main:

@@ -7,7 +7,8 @@ STAMP   := $(VENV)/.installed
 WORKERS ?= 2
 # numeric libraries get one thread a process: the work is spread over processes
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
-WHOLE   := tests/test_smoke.py tests/test_cluster.py tests/test_pages.py tests/test_commands.py
+# hundreds of processes start here: what they import is compiled once
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test lab bench readme check clean distclean help
 help:  ## show this list
@@ -34,9 +35,7 @@ check: setup  ## fail when notebooks and package disagree or a notebook is not c
 
 test: setup check  ## notebooks in sync and clean, notebook tests, pytest
 	$(THREADS) $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --pause 0
-	@echo "pytest in two halves at once: whole runs on smoke data, and the rest"
-	@$(THREADS) $(BIN)/python -m pytest -q tests $(addprefix --ignore=,$(WHOLE)) & rest=$$!; \
-	$(THREADS) $(BIN)/python -m pytest -q $(WHOLE); whole=$$?; wait $$rest && exit $$whole
+	$(THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --maxschedchunk 1 tests
 
 lab: setup  ## open JupyterLab
 	$(BIN)/jupyter lab nbs

@@ -3,6 +3,7 @@ import os, subprocess, sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -11,10 +12,18 @@ def call(*command, **kwargs):
     "A command of this environment, its output captured."
     return subprocess.run([str(BIN/command[0]), *map(str, command[1:])], capture_output=True, text=True, **kwargs)
 
+def pytest_collection_modifyitems(items):
+    "What needs the reproduction comes last, longest first: then it is made while nothing else waits, and no worker ends long before the other."
+    long = ["test_cluster.py", "test_smoke.py"]
+    items.sort(key=lambda item: ("smoke" in item.fixturenames, item.path.name not in long))
+
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    "A folder in which `fas_reproduce --profile smoke` was run once."
-    root = tmp_path_factory.mktemp("smoke")
-    done = call("fas_reproduce", "--profile", "smoke", "--root", root, "--quiet", cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
+def smoke(tmp_path_factory, worker_id):
+    "A folder in which `fas_reproduce --profile smoke` was run once, shared by the processes that test."
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent)/"smoke"
+    with FileLock(f"{root}.lock"):
+        if not (root/"reports/smoke/index.html").exists():
+            done = call("fas_reproduce", "--profile", "smoke", "--root", root, "--quiet", cwd=ROOT)
+            assert done.returncode == 0, done.stdout + done.stderr
     return root

@@ -37,7 +37,7 @@ def test_a_worker_is_killed_in_the_middle(project):
     from distributed import Client, LocalCluster
     root, command = project
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster, Client(cluster) as client:
-        process = start([*command, "--scheduler", cluster.scheduler_address, "--set", "training.steps=60"])
+        process = start([*command, "--scheduler", cluster.scheduler_address, "--set", "training.steps=40"])
         made = wait_for(root, 1, process)
         assert 1 <= made < 5, process.communicate()
         before = finished(root)
@@ -71,7 +71,7 @@ def test_a_batch_system(project, tmp_path):
 def test_stopped_by_the_user(project):
     "Ctrl-C: one line, exit code 1, no half-made run, no process left; the same command goes on."
     root, command = project
-    process = start([*command, "--set", "training.steps=100", "--workers", "2"])
+    process = start([*command, "--set", "training.steps=40", "--workers", "2"])
     assert wait_for(root, 1, process) < 5
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -81,7 +81,7 @@ def test_stopped_by_the_user(project):
     assert not left, left
     before = finished(root)
     assert before and not [p for p in (root/"runs").glob("*.partial")]
-    done = subprocess.run([*command, "--set", "training.steps=100"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, "--set", "training.steps=40"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert before.items() <= finished(root).items() and len(finished(root)) == 5
 

@@ -759,7 +759,7 @@ def garbage(
     runs_dir, now = Path(runs_dir), time.time()
     old = [p.parent for p in sorted(runs_dir.glob("*/spec.json")) if (p.parent/"result.json").exists() and _outdated(json.loads(p.read_text()), profile)]
     idle = lambda p: now - p.stat().st_mtime > ABANDONED or (runs_dir/p.name.split(".")[0]/"result.json").exists()
-    left = [p for ending in ("checkpoint", "failed.log") for p in sorted(runs_dir.glob(f"*.{ending}")) if idle(p)]
+    left = [p for ending in ("checkpoint", "failed.log", "part") for p in sorted(runs_dir.glob(f"*.{ending}")) if idle(p)]
     return old + left + [p for p in sorted(runs_dir.glob("*.partial")) if not _alive(p.name) or idle(p)]
 
 def collect_garbage(

@@ -640,7 +640,7 @@ def pieces_hash(
     return digest.hexdigest()
 
 # %% ../nbs/13_check.ipynb #c024
-FRAMES, SECONDS_PER_FRAME, KILOBYTES_PER_FRAME = 10, .15, 370.  # of fas_annotate with its defaults on one process, nbs/bench/check_speed.ipynb
+FRAMES, SECONDS_PER_FRAME, KILOBYTES_PER_FRAME = 10, .10, 370.  # of fas_annotate with its defaults on one process, nbs/bench/check_speed.ipynb
 
 def statement(
     see:Folder,

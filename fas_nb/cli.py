@@ -142,6 +142,10 @@ def _annotate_parser():
     p.add_argument("--profile", default="", help="frames, size and segmenter of this profile: smoke, demo, small or paper (those of paper, but grabcut)")
     p.add_argument("--frames", type=int, help="evenly spaced frames of a presentation (10)")
     p.add_argument("--size", type=int, help="side of the stored face crops, pixels (320)")
+    p.add_argument("--limit", type=int, metavar="N", help="only N presentations, evenly spread over the data set")
+    p.add_argument("--only-failed", action="store_true", help="only presentations that failed when they were tried last")
+    p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
+    p.add_argument("--coco", metavar="FILE", help="write all region maps as COCO annotations as well")
     p.add_argument("--segmenter", help="grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h (grabcut)")
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
     p.add_argument("--root", default="", help="project folder (looked for above the working folder)")
@@ -152,20 +156,29 @@ def _annotate_parser():
 def _annotate(args):
     from fas_nb.ablations import fingerprint, get_profile, store_folder
     from fas_nb.datasets import dataset_name, find_root, open_dataset
-    from fas_nb.maps import fill_stores
+    from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, failed_files, fill_stores, import_corrections, write_coco
     from fas_nb.reports import project_root
     options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "grabcut"), "channels": args.channels}
     profile = get_profile(args.profile or "paper", {field: value for field, value in options.items() if value is not None})
     found, given = open_dataset(args.dataset, args.folder, args.channels), args.annotations and Path(args.annotations)
     name, runs = dataset_name(args.dataset), args.runs_dir or project_root(args.root)/"runs"
     out = Path(args.out or store_folder(profile, name, fingerprint(find_root(name, args.folder), found), found, given, runs))
-    done = fill_stores(found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
-                       workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
-    if args.json: print(json.dumps(dict(presentations=len(found), annotated=done.done, already_there=done.skipped, failed=done.failures, folder=str(out)), indent=1))
+    wanted = [p for p in found if not args.only_failed or p.path in failed_files(out)]
+    if args.limit and args.limit < len(wanted): wanted = [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
+    done = fill_stores(wanted, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
+                       workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet) if wanted else Summary(0, 0)
+    store, told = AnnotationStore(out/"annotations"), {}
+    mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
+    if args.coco: told["COCO annotations"] = f"{write_coco(store, args.coco)} in {os.path.relpath(args.coco)}"
+    if done.done: told["look at first"] = os.path.relpath(contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png"))
+    failures = done.failures + mended.failures
+    if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, folder=str(out), **told), indent=1))
     else:
-        print(f"{len(found)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {os.path.relpath(out)}")
-        for item, reason in done.failures: print(f"  {item}: {reason}")
-    return 0 if done.ok else 1
+        print(f"{len(wanted)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {os.path.relpath(out)}")
+        if args.corrections: print(f"{mended.done} region maps corrected, {mended.skipped} as they were, {len(mended.failures)} do not fit")
+        for what, where in told.items(): print(f"{what}: {where}")
+        for item, reason in failures: print(f"  {item}: {reason}")
+    return 1 if failures else 0
 
 fas_annotate = _command(_annotate_parser, _annotate)
 

@@ -8,13 +8,14 @@ __all__ = ['TAPS', 'NETWORKS', 'RUNTIMES', 'central_difference_conv', 'CrossCDC'
            'Exported', 'export_onnx', 'export_openvino']
 
 # %% ../nbs/31_dccdn.ipynb #c003
-import copy, importlib.util, io, json, os, warnings
+import copy, importlib.util, io, json, warnings
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .manifest import write_atomically
 from .vocab import InputError, ModelOptions
 
 # %% ../nbs/31_dccdn.ipynb #c005
@@ -275,11 +276,6 @@ def fuse(
     return model.to(memory_format=torch.channels_last).requires_grad_(False)
 
 # %% ../nbs/31_dccdn.ipynb #c029
-def _write(path, content):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
 def save_model(
     model:nn.Module,  # not folded
     path:str|Path,    # written whole or not at all
@@ -289,7 +285,7 @@ def save_model(
     from safetensors.torch import save
     about = dict(metadata, network=type(model).__name__, options=json.dumps(model.options, sort_keys=True))
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    _write(Path(path), save(tensors, about))
+    write_atomically(Path(path), save(tensors, about))
 
 def load_model(
     path:str|Path,  # written by `save_model`
@@ -416,7 +412,7 @@ def export_onnx(
     _needed("onnx", "onnxruntime")
     path, content = Path(path), to_onnx(model, size, about)
     difference = _parity(model, size, Exported(content, "onnxruntime"), images, tolerance)
-    _write(path, content)
+    write_atomically(path, content)
     return difference
 
 def export_openvino(
@@ -437,5 +433,5 @@ def export_openvino(
     with tempfile.TemporaryDirectory() as folder:
         ov.save_model(graph, f"{folder}/model.xml", compress_to_fp16=False)
         difference = _parity(model, size, Exported(f"{folder}/model.xml", "openvino"), images, tolerance)
-        for suffix in (".bin", ".xml"): _write(path.with_suffix(suffix), Path(folder, f"model{suffix}").read_bytes())
+        for suffix in (".bin", ".xml"): write_atomically(path.with_suffix(suffix), Path(folder, f"model{suffix}").read_bytes())
     return difference

@@ -65,7 +65,8 @@ def _completed(client, submit, items, pending, patience=120):
     while True:
         for i, item in islice(queue, max(0, max(32, 4*len(client.nthreads())) - len(pending))): pending[submit(item)] = i
         if not pending: return
-        try: done = wait(list(pending), timeout=5, return_when="FIRST_COMPLETED").done
+        try:
+            with client.as_current(): done = wait(list(pending), timeout=5, return_when="FIRST_COMPLETED").done   # the caller may have a client, too
         except TimeoutError: done = ()
         if done or client.scheduler_info()["workers"]: alive = time.monotonic()
         elif time.monotonic() - alive > patience: raise RuntimeError(

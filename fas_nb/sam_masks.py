@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINTS', 'SEGMENTERS', 'polygon_mask', 'part_outlines', 'Segmenter', 'PolygonSegmenter', 'GrabCutSegmenter',
-           'PartScore', 'Segmentation', 'part_order', 'clean_mask', 'segment', 'segment_regions', 'Checkpoint',
-           'verify_checkpoint', 'fetch_checkpoint', 'SamSegmenter', 'load_sam', 'load_segmenter']
+           'PartScore', 'Segmentation', 'part_order', 'clean_mask', 'segment', 'assemble', 'segment_regions',
+           'Checkpoint', 'verify_checkpoint', 'fetch_checkpoint', 'SamSegmenter', 'load_sam', 'load_segmenter']
 
 # %% ../nbs/21_sam_masks.ipynb #c003
 import hashlib
@@ -18,8 +18,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from .landmarks import PARTS, Prompt, face_crop, part_prompts
-from .vocab import EYE_CORNERS, MESH, PLANAR, SKIN_ABOVE_OVAL, InputError, Landmarks, Region, Species
+from .landmarks import PARTS, Prompt, part_prompts
+from .vocab import EYE_CORNERS, MESH, PLANAR, SKIN_ABOVE_OVAL, InputError, Landmarks, Species
 
 # %% ../nbs/21_sam_masks.ipynb #c005
 def polygon_mask(
@@ -229,9 +229,15 @@ class PartScore:
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    "A region map and how far each part of it can be trusted."
+    "A region map, the masks it is made of, and how far each can be trusted."
     regions:np.ndarray               # uint8 [H, W] of `Region`
     parts:dict[str, PartScore]
+    masks:dict[str, np.ndarray]      # bool [H, W] of each part, before others cover it
+
+    @property
+    def confidence(self) -> float:   # 0-1
+        "Quality times agreement with the landmarks' outline, the mean over parts that have one; a part that was not believed counts as 0."
+        return float(np.mean([0. if s.fallback else s.score*s.outline_iou for part, s in self.parts.items() if part in _CONTOUR] or 0.))
 
 _ORDER = ("glasses", "left_eye", "right_eye", "left_brow", "right_brow", "mouth", "nose", "hair", "left_ear", "right_ear",
           "skin", "neck", "instrument")  # topmost first
@@ -280,8 +286,8 @@ def segment(
     if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(landmarks, order, species)
     else: found = {p: segmenter.predict(part_prompts(landmarks, p, species)) for p in order}
 
-    regions, scores = np.zeros(shape, np.uint8), {}
-    for part in reversed(order):
+    masks, scores = {}, {}
+    for part in order:
         if part not in found: continue
         mask, score = found[part]
         zone = zones.get(part)
@@ -293,9 +299,17 @@ def segment(
         low, high = _AREA.get(part, (0., np.inf))
         doubt = score < .6 or (part in _CONTOUR and iou < .3) or not low <= mask.sum()/oval <= high
         if doubt: mask = zone if part in _CONTOUR else np.zeros(shape, bool)
-        scores[part] = PartScore(float(score), iou, float(mask.sum()/oval), bool(doubt))
-        regions[mask] = PARTS[part]
-    return Segmentation(regions, scores)
+        masks[part], scores[part] = mask, PartScore(float(score), iou, float(mask.sum()/oval), bool(doubt))
+    return Segmentation(assemble(masks, shape), scores, masks)
+
+def assemble(
+    masks:dict[str, np.ndarray],   # part -> bool [H, W], topmost first (`part_order`)
+    shape:tuple[int, int],         # (height, width)
+) -> np.ndarray:                   # uint8 [H, W] of `Region`, every pixel exactly one
+    "Masks painted over each other."
+    regions = np.zeros(shape, np.uint8)
+    for part, mask in reversed(masks.items()): regions[mask] = PARTS[part]
+    return regions
 
 def segment_regions(
     image:np.ndarray,        # uint8 [H, W, 3] RGB, best a crop around the face

@@ -415,6 +415,15 @@ def _printed_eye(rng, skin=(.45, .27, .19)):
     eye = np.where(reach < rng.uniform(.38, .55), iris, eye)
     return np.clip(np.where(reach < rng.uniform(.16, .26), .01, eye), .01, .9)
 
+def _prints(outline, centres, pictures, turn):
+    "Printed pictures cut along an outline, one at each centre; their middle stands out by 2 mm."
+    n = len(outline)
+    fan = np.stack([np.full(n, n), np.arange(n), np.roll(np.arange(n), -1)], 1)
+    uv = np.r_[outline, [[0, 0, 0]]][:, [0, 2]]/(2*outline[:, 0].max(), -2*outline[:, 2].max()) + .5
+    for centre, picture in zip(centres, pictures):
+        points = turned(centre + np.r_[outline, [[0, -.002, 0]]], turn)
+        yield _Part(_mesh(picture, points, _normals(points, fan), uv, fan), Region.INSTRUMENT)
+
 def _with_glasses(rng, attack=False):
     "Dress a body in glasses: ordinary ones, or an attack with printed eyes."
     wide, high = rng.uniform(.023, .028), rng.uniform(.018, .024)
@@ -442,12 +451,7 @@ def _with_glasses(rng, attack=False):
         pieces.append(_tube(bow, radius, False))
         points, triangles = _joined(pieces); points = turned(points, body.turn)
         parts = [_Part(_mesh(frame, points, _normals(points, triangles), points[:, :2], triangles), region)]
-        if attack:
-            fan = np.stack([np.full(24, 24), np.arange(24), np.roll(np.arange(24), -1)], 1)
-            for centre, print_ in zip(centres, eyes):
-                lens = turned(centre + np.r_[outline, [[0, -.002, 0]]], body.turn)
-                uv = np.r_[outline, [[0, 0, 0]]][:, [0, 2]]/(2*wide, -2*high) + .5
-                parts.append(_Part(_mesh(print_, lens, _normals(lens, fan), uv, fan), region))
+        if attack: parts += _prints(outline, centres, eyes, body.turn)
         return parts, None
     return dress
 
@@ -561,11 +565,7 @@ def _eye_prints(pictures, body):
     "Printed eyes where a mask has no holes."
     angle = np.linspace(0, 2*np.pi, 25)[:-1]
     outline = np.stack([.019*np.cos(angle), 0*angle, .011*np.sin(angle)], 1)
-    fan = np.stack([np.full(24, 24), np.arange(24), np.roll(np.arange(24), -1)], 1)
-    uv = np.r_[outline, [[0, 0, 0]]][:, [0, 2]]/(.038, -.022) + .5
-    for centre, picture in zip(head_bank().eyes[body.head][:, :3], pictures):
-        points = turned(centre + (0, -.0150, 0) + np.r_[outline, [[0, -.002, 0]]], body.turn)
-        yield _Part(_mesh(picture, points, _normals(points, fan), uv, fan), Region.INSTRUMENT)
+    return _prints(outline, head_bank().eyes[body.head][:, :3] + (0, -.0150, 0), pictures, body.turn)
 
 def _with_mask(kind, field, face, wearer, rng):
     "Dress a body in a paper, rigid or flexible mask that shows the head `face`."

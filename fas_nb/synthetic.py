@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'RENDER_PROFILES', 'PAI', 'DEPTH_UNIT', 'OULU_PROTOCOLS', 'RenderProfile', 'split_heads', 'Planned',
-           'render_profile', 'render_plan', 'disk_estimate', 'planned_counts', 'whole_file', 'to_counts', 'write_truth',
-           'seen_head', 'check_heads_apart', 'ancestry', 'truth', 'write_video', 'homography', 'sense_depth',
-           'write_wmca', 'eye_lines', 'face_lines', 'Job', 'still', 'render_presentation', 'wmca_lists', 'oulu_members',
-           'oulu_lists', 'renderer_hash', 'render_dataset']
+           'render_profile', 'render_plan', 'disk_estimate', 'planned_counts', 'to_counts', 'write_truth', 'seen_head',
+           'check_heads_apart', 'ancestry', 'truth', 'write_video', 'homography', 'sense_depth', 'write_wmca',
+           'eye_lines', 'face_lines', 'Job', 'still', 'render_presentation', 'wmca_lists', 'oulu_members', 'oulu_lists',
+           'renderer_hash', 'render_dataset']
 
 # %% ../nbs/12_synthetic.ipynb #c003
-import ast, hashlib, json, os, shutil, uuid, zlib
+import hashlib, json, shutil, zlib
 from collections import Counter
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import numpy as np
 from . import __version__, heads, scenes
 from .datasets import MARKER, UNFINISHED
 from .heads import head_ids
+from .manifest import syntax_hash, whole_file, write_atomically
 from .parallel import Failure, run_parallel
 from .vocab import BONA_FIDE, MESH, PLANAR, InputError, Presentation, Truth
 
@@ -203,20 +203,6 @@ def planned_counts(plan:list[Planned]) -> dict[str, dict[str, int]]:  # split ->
     counts = Counter((p.split, p.species) for p in plan if not p.path.startswith("enroll/"))
     return {s: {kind: n for (split, kind), n in counts.items() if split == s} for s in dict.fromkeys(split for split, _ in counts)}
 
-# %% ../nbs/12_synthetic.ipynb #c024
-@contextmanager
-def whole_file(path:Path):
-    "A temporary name beside `path` that becomes `path` when the block ends well."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-
-def _write_text(path, lines):
-    with whole_file(path) as part: part.write_text("".join(f"{line}\n" for line in lines))
-
 # %% ../nbs/12_synthetic.ipynb #c027
 DEPTH_UNIT = .125  # millimetres per count, of the truth files and of the SR300 depth camera of WMCA
 
@@ -374,6 +360,8 @@ def face_lines(
     return [" ".join(map(str, [i, *np.rint([*low, *(high - low)]).astype(int)])) for i, (low, high) in enumerate(boxes) if rng.random() > .1]
 
 # %% ../nbs/12_synthetic.ipynb #c039
+def _write_text(path, lines): write_atomically(path, "".join(f"{line}\n" for line in lines))
+
 @dataclass(frozen=True, slots=True)
 class Job:
     "One presentation and where it goes."
@@ -475,15 +463,8 @@ def oulu_lists(plan:list[Planned]) -> dict[str, list[str]]:  # file name -> line
 # %% ../nbs/12_synthetic.ipynb #c051
 def renderer_hash() -> str:  # 12 hexadecimal digits
     "What the pixels depend on: the code of heads, scenes and this module (without docstrings and comments) and the head bank."
-    folder, digest = Path(heads.__file__).parent, hashlib.sha256()
-    for name in ("heads", "scenes", "synthetic"):
-        tree = ast.parse((folder/f"{name}.py").read_text())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant): body[0] = ast.Pass()
-        digest.update(ast.dump(tree).encode())
-    digest.update((folder/"assets"/"heads.npz").read_bytes())
-    return digest.hexdigest()[:12]
+    bank = Path(heads.__file__).parent/"assets/heads.npz"
+    return hashlib.sha256(syntax_hash(("heads", "scenes", "synthetic")).encode() + bank.read_bytes()).hexdigest()[:12]
 
 def _content(root):
     "One hash of all files of a data set, names included."

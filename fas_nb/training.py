@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from .dccdn import build_network, normalise, save_model
 from .landmarks import crop_batch
+from .manifest import whole_file
 from .maps import batch_maps
 from .mcrea import MCREAResult, flip_faces, mcrea
 from .vocab import FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, Region, RunSpec, TrainingOptions
@@ -243,9 +244,7 @@ def _summary(rows):
                     "mcrea": {k: sum(r.get(k, 0) for r in rows) for k in sorted(counts)}}
 
 def _save_checkpoint(path, **state):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as part: torch.save(state, part)
 
 def _read_checkpoint(path, key, device):
     import pickle

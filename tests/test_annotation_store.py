@@ -1,9 +1,12 @@
 "What the stores promise about processes: a killed run keeps what it finished, two processes give what one gives."
-import os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import call
+from PIL import Image
+from skimage.data import astronaut
 
 from fas_nb.maps import AnnotationStore, FrameStore, annotate_dataset, extract_frames
 from fas_nb.vocab import Presentation
@@ -19,7 +22,6 @@ from fas_nb.maps import annotate_dataset, extract_frames
 def album(folder):
     "Twelve photos of one face, each under its own noise."
     import cv2
-    from skimage.data import astronaut
     photo = astronaut()[:256, 90:346]
     presentations = []
     for i in range(N):
@@ -95,3 +97,47 @@ def test_full_disk_is_a_recorded_failure(whole, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("depth/*/*")) and not list(tmp_path.glob("rows/*"))
     full["now"] = False
     assert annotate_dataset(people[:2], root/"frames", tmp_path, workers=1, progress=False).done == 2
+
+def test_workers_are_killed_in_the_middle(whole, tmp_path):
+    "On a cluster of two workers; others take their places, and the result is complete and the same."
+    from distributed import Client, LocalCluster
+    root, people = whole
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster, Client(cluster) as client:
+        victims = [nanny.pid for nanny in cluster.workers.values()]
+        def kill():   # one while faces are cut, one while they are annotated
+            for victim, finished in zip(victims, ("frames/*.npz", "annotation/rows/*.json")):
+                while not list(tmp_path.glob(finished)): time.sleep(.005)
+                os.kill(victim, signal.SIGKILL)
+        killer = threading.Thread(target=kill, daemon=True); killer.start()
+        how = dict(scheduler=cluster.scheduler_address, progress=False)
+        assert extract_frames(people, tmp_path/"frames", n=1, size=96, **how).ok
+        summary = annotate_dataset(people, tmp_path/"frames", tmp_path/"annotation", **how)
+        killer.join(20)
+        assert not killer.is_alive() and not set(victims) & set(client.run(os.getpid).values())
+    ids = [p.id for p in people]
+    assert summary.ok and summary.done == N and AnnotationStore(tmp_path/"annotation").hash(ids) == AnnotationStore(root/"annotation").hash(ids)
+
+def test_command_samples_tries_again_corrects_and_exports(tmp_path):
+    "On a table of files: some of it, then all with a bad file, then the bad file alone once it is mended, then a corrected map, and COCO."
+    import cv2
+    folder = tmp_path/"own"; folder.mkdir()
+    for i in range(4): Image.fromarray(np.clip(astronaut()[:320, 60:380] + np.random.default_rng(i).normal(0, 8, (320, 320, 3)), 0, 255).astype(np.uint8)).save(folder/f"{i}.png")
+    good = (folder/"2.png").read_bytes(); (folder/"2.png").write_bytes(good[:2000])
+    (folder/"table.csv").write_text("path,species,subject\n" + "".join(f"{i}.png,{'prints' if i % 2 else 'bona_fide'},{i}\n" for i in range(4)))
+    def annotate(*more): return call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--frames", "1", "--size", "96", "--quiet", "--workers", "1", "--json", *more)
+    told = lambda done: json.loads(done.stdout)
+    some = annotate("--limit", "2")
+    assert some.returncode == 1 and told(some)["presentations"] == 2 and told(some)["annotated"] == 1, some.stderr      # 0 and 2, which is broken
+    whole = told(annotate())
+    assert (whole["annotated"], whole["already_there"], len(whole["failed"])) == (2, 1, 1) and "2.png" in whole["failed"][0][0]
+    (folder/"2.png").write_bytes(good)
+    again = annotate("--only-failed")
+    assert again.returncode == 0 and (told(again)["presentations"], told(again)["annotated"]) == (1, 1), again.stderr
+    assert told(annotate("--only-failed"))["presentations"] == 0 and (tmp_path/"out/doubtful.png").stat().st_size > 5000
+    regions = sorted((tmp_path/"out/annotations/regions").rglob("*.png"))
+    mended = cv2.imread(str(regions[0]), cv2.IMREAD_UNCHANGED); mended[mended == 10] = 1
+    (tmp_path/"mended"/regions[0].parent.name).mkdir(parents=True)
+    cv2.imwrite(str(tmp_path/"mended"/regions[0].parent.name/regions[0].name), mended)
+    last = annotate("--corrections", tmp_path/"mended", "--coco", tmp_path/"coco.json")
+    assert last.returncode == 0 and told(last)["corrected"] == 1 and (cv2.imread(str(regions[0]), cv2.IMREAD_UNCHANGED) == mended).all(), last.stderr
+    assert len(json.loads((tmp_path/"coco.json").read_text())["images"]) == 4

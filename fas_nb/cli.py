@@ -146,7 +146,7 @@ def _annotate_parser():
     p.add_argument("--only-failed", action="store_true", help="only presentations that failed when they were tried last")
     p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
     p.add_argument("--coco", metavar="FILE", help="write all region maps as COCO annotations as well")
-    p.add_argument("--segmenter", help="grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h (grabcut)")
+    p.add_argument("--segmenter", help="grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (grabcut)")
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
     p.add_argument("--root", default="", help="project folder (looked for above the working folder)")
     p.add_argument("--json", action="store_true", help="print the summary as JSON")

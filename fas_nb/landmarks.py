@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['MIRROR', 'IBUG68', 'PARTS', 'PROMPTS', 'INSTRUMENTS', 'face_crop', 'crop_batch', 'mean_mesh', 'fit_mean_mesh',
-           'mesh_in_box', 'from_ibug68', 'face_boxes', 'face_box', 'detect_landmarks', 'landmark_flags', 'given_box',
-           'find_face', 'find_faces', 'crop_frames', 'crop_images', 'Prompt', 'PromptRule', 'part_prompts']
+           'mesh_in_box', 'from_ibug68', 'face_boxes', 'face_box', 'detect_landmarks', 'named_function',
+           'landmark_flags', 'given_box', 'find_face', 'find_faces', 'crop_frames', 'crop_images', 'Prompt',
+           'PromptRule', 'part_prompts']
 
 # %% ../nbs/20_landmark_prompting.ipynb #c003
 import os, sys
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import count
+from pkgutil import resolve_name
 
 import numpy as np
 
 from .datasets import GivenFace, frame_indices, read_frames
-from .vocab import EYE_CORNERS, FRAME_FACTOR, MESH, PLANAR, Frames, Landmarks, Presentation, Region, Species
+from .vocab import EYE_CORNERS, FRAME_FACTOR, MESH, PLANAR, Frames, InputError, Landmarks, Presentation, Region, Species
 
 # %% ../nbs/20_landmark_prompting.ipynb #c005
 def face_crop(
@@ -197,13 +200,33 @@ def _mesh(image, box, score):
     return mesh_in_box(box)
 
 def detect_landmarks(
-    image:np.ndarray,          # uint8 [H, W, 3] RGB
-    box:np.ndarray|None=None,  # float [4] XYXY pixels: the face, where it is known; found where `None`
-) -> list[Landmarks]:          # largest face first; empty where no face is found; a given box gives exactly one
+    image:np.ndarray,            # uint8 [H, W, 3] RGB
+    box:np.ndarray|None=None,    # float [4] XYXY pixels: the face, where it is known; found where `None`
+    finder:Callable|None=None,   # another detector of points: (image, box) -> float [68, 2] (iBUG), [478, 3] (mesh), or None where it finds none
+) -> list[Landmarks]:            # largest face first; empty where no face is found; a given box gives exactly one
     "The 478 landmarks of each face; the mean mesh (`source` fallback, `score` 0) where a box holds no mesh."
     _check_image(image, "detect_landmarks")
     boxes = face_boxes(image) if box is None else [(np.float32(box), 1.)]
-    return [_mesh(image, b, score) for b, score in boxes]
+    return [_mesh(image, b, score) if finder is None else _found(finder, image, b, score) for b, score in boxes]
+
+def _found(finder, image, box, score):
+    points = finder(image, box)
+    if points is None: return mesh_in_box(box)
+    points = np.asarray(points, np.float32)
+    if points.shape == (68, 2): return from_ibug68(points, box, score)
+    if points.shape == (478, 3): return Landmarks(points, box, "mesh", score)
+    raise ValueError(f"detect_landmarks: {getattr(finder, '__name__', 'the finder')} gave points of shape {points.shape}; expected [68, 2], [478, 3] or None")
+
+def named_function(
+    name:str,   # `module:function`
+    use:str,    # what it is for, for the error
+) -> Callable:
+    "A function by its name, so that workers and settings can name it."
+    try: found = resolve_name(name)
+    except (ValueError, ImportError, AttributeError) as error: raise InputError(
+        f"{use} {name!r}: no function of that name can be imported ({error}); give module:function", 2) from error
+    if ":" not in name or not callable(found): raise InputError(f"{use} {name!r} is no function; give module:function", 2)
+    return found
 
 # %% ../nbs/20_landmark_prompting.ipynb #c024
 def landmark_flags(
@@ -234,22 +257,28 @@ def given_box(
     return np.float32(box) if box is not None and (box[2:] > box[:2]).all() else None
 
 def find_face(
-    image:np.ndarray,          # uint8 [H, W, 3] RGB
-    box:np.ndarray|None=None,  # float [4] XYXY pixels: where a face is given
-) -> Landmarks|None:           # `None` where no face is given or found
-    "The largest face; of a given face the one that is detected there, else what the given box holds."
-    found = detect_landmarks(image)
-    if box is None or not _overlap(box, np.float32([0, 0, *image.shape[1::-1]])): return next(iter(found), None)
-    there = max(found, key=lambda face: _overlap(face.box, box), default=None)
-    return there if there and _overlap(there.box, box) > .25 else detect_landmarks(image, box)[0]
+    image:np.ndarray,            # uint8 [H, W, 3] RGB
+    box:np.ndarray|None=None,    # float [4] XYXY pixels: where a face is given
+    last:np.ndarray|None=None,   # float [4] XYXY pixels: where the face was in the frame before
+    finder:Callable|None=None,   # as for `detect_landmarks`
+) -> Landmarks|None:             # `None` where no face is given or found
+    "A given face as it is detected there, else what the given box holds; without one the face that was there before, else the largest."
+    found = detect_landmarks(image, finder=finder)
+    def at(place): return next((f for f in sorted(found, key=lambda f: -_overlap(f.box, place)) if _overlap(f.box, place) > .25), None)
+    if box is not None and _overlap(box, np.float32([0, 0, *image.shape[1::-1]])): return at(box) or detect_landmarks(image, box, finder)[0]
+    return last is not None and at(last) or next(iter(found), None)
 
 def find_faces(
     images,                      # uint8 [H, W, 3] RGB each: frames that show the same face
     boxes:tuple=(),              # of each frame the given box or `None`; empty where none is given
     factor:float=FRAME_FACTOR,   # side of a window, in sides of the face box
+    finder:Callable|None=None,   # as for `detect_landmarks`
 ) -> list[Landmarks]:            # one of each frame
-    "The face of each frame; where there is none, the mean mesh in the box of the nearest frame that has one, or in the middle."
-    faces = [find_face(image, box) for image, box in zip(images, boxes or [None]*len(images))]
+    "The same face in each frame; where there is none, the mean mesh in the box of the nearest frame that has one, or in the middle."
+    faces, last = [], None
+    for image, box in zip(images, boxes or [None]*len(images)):
+        faces.append(find_face(image, box, last, finder))
+        last = last if faces[-1] is None else faces[-1].box
     seen = [i for i, face in enumerate(faces) if face is not None]
     def box(i):
         if seen: return faces[min(seen, key=lambda j: abs(j - i))].box

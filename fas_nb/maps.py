@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from pkgutil import resolve_name
 
 import numpy as np
 
 from .datasets import DECODING, faces_hash, given_faces, iter_frames, read_depth
 from .depth import fill_nearest, normalise_depth, sensor_depth, z_buffer
-from .landmarks import detect_landmarks, face_crop, find_faces, given_box, landmark_flags
+from .landmarks import detect_landmarks, face_crop, find_faces, given_box, landmark_flags, named_function
 from .manifest import write_atomically
 from .parallel import Failure, run_parallel
 from .sam_masks import SEGMENTERS, load_segmenter, segment
@@ -94,12 +93,10 @@ def _segmenter(name): return load_segmenter(name)  # once per process
 
 @cache
 def _estimator(name):  # `auto`, `mesh`, or `module:function`
-    if name in ("auto", "mesh"): return None
-    try: found = resolve_name(name)
-    except (ValueError, ImportError, AttributeError) as error: raise InputError(
-        f"depth {name!r} is neither auto nor mesh, and no function of that name can be imported ({error}); give module:function", 2) from error
-    if not callable(found): raise InputError(f"depth {name!r} is no function but {type(found).__name__}; give module:function", 2)
-    return found
+    return None if name in ("auto", "mesh") else named_function(name, "depth")
+
+@cache
+def _finder(name): return None if name == "mesh" else named_function(name, "landmarks")
 
 @cache
 def _versions():
@@ -478,10 +475,12 @@ def extract_frames(
     scheduler:str|None=None,    # address of a running Dask scheduler
     progress:bool=True,         # draw a progress bar?
     annotations:str|Path|None=None,  # folder of the files that say where the face is; the detector alone where None
+    landmarks:str="mesh",            # MediaPipe's mesh, or `module:function`: see `detect_landmarks(finder=…)`
 ) -> Summary:
     "Cut the face crops of all presentations into a `FrameStore`; those that are there are skipped."
+    _finder(landmarks)
     given = dict(given=faces_hash(presentations, annotations)) if annotations else {}
-    store = FrameStore(folder, dict(n=n, size=size, factor=FRAME_FACTOR, landmarks="mesh", **given))
+    store = FrameStore(folder, dict(n=n, size=size, factor=FRAME_FACTOR, landmarks=landmarks, **given))
     each = {p.id: p for p in presentations}
     todo = [withhold(each[id]) for id in store.missing(each)]
     return _run(partial(_extract, folder=str(folder), annotations=annotations), todo, len(each), "faces",
@@ -490,7 +489,7 @@ def extract_frames(
 def _extract(presentation, folder, annotations):
     store, given = FrameStore(folder), given_faces(presentation, annotations) if annotations else {}
     index, images = zip(*iter_frames(presentation, store.settings["n"]))
-    faces, crops = find_faces(images, [given_box(given.get(i)) for i in index]), []
+    faces, crops = find_faces(images, [given_box(given.get(i)) for i in index], finder=_finder(store.settings["landmarks"])), []
     for image, face in zip(images, faces):
         crop, scale, offset = face_crop(image, face.box, store.settings["size"])
         crops.append((crop, face.moved(scale, offset).points))

@@ -330,6 +330,11 @@ class Checkpoint:
     size:int           # bytes
     hash:str           # `sha256:…` or `md5:…`
 
+def _mobile_sam():
+    try: from mobile_sam import sam_model_registry
+    except ImportError: raise InputError("mobile_sam needs the package of its authors: pip install git+https://github.com/ChaoningZhang/MobileSAM", 2) from None
+    return sam_model_registry["vit_t"]()
+
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {
     "sam_vit_b": Checkpoint("vit_b", "sam_vit_b_01ec64.pth", _SAM + "sam_vit_b_01ec64.pth", 375_042_383,
@@ -337,7 +342,9 @@ CHECKPOINTS = {
     "sam_vit_l": Checkpoint("vit_l", "sam_vit_l_0b3195.pth", _SAM + "sam_vit_l_0b3195.pth", 1_249_524_607,
                             "md5:0b3195507c641ddb6910d2bb5adee89c"),
     "sam_vit_h": Checkpoint("vit_h", "sam_vit_h_4b8939.pth", _SAM + "sam_vit_h_4b8939.pth", 2_564_550_879,
-                            "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e")}
+                            "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    "mobile_sam": Checkpoint(_mobile_sam, "mobile_sam.pt", "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt", 40_728_226,
+                             "sha256:6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f")}
 
 def verify_checkpoint(
     path:Path,              # the file

@@ -9,8 +9,8 @@ __all__ = ['PROFILES', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 
            'Cell', 'data_hashes', 'make_spec', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs',
            'images_drawn', 'work', 'flops_image', 'flops_mask', 'table_flops', 'spread', 'load_frames',
            'permute_species', 'score_table', 'example_frames', 'run', 'test_set', 'metric_hash', 'results', 'is_made',
-           'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'known_failures', 'make_runs',
-           'find_runs', 'garbage', 'collect_garbage']
+           'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank', 'known_failures',
+           'make_runs', 'find_runs', 'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, inspect, json, math, multiprocessing, os, platform, shutil, subprocess, time, traceback, warnings
@@ -538,6 +538,7 @@ def _make(spec, data, folder, partial_folder, progress):
     validate = _held_out(spec, data)
     model, log = train(spec, frames, labels, progress=progress, checkpoint=checkpoint, workers=workers, validate=validate,
                        best="dev loss" if validate else "", out=partial_folder)   # the log can be read while it grows
+    if rank(): return folder                                     # of several processes the first scores and keeps
     device = str(next(model.parameters()).device)
     trained = time.perf_counter()
     tables = []
@@ -562,7 +563,7 @@ def _make(spec, data, folder, partial_folder, progress):
     shutil.rmtree(partial_folder/"packed", ignore_errors=True)
     result["provenance"] = {"annotations": spec.annotations, "frames": spec.frames, "code": spec.code, "seed": spec.seed, "data": data.fingerprints,
                             "weights": file_hash(partial_folder/"model.safetensors"), "scores": file_hash(partial_folder/"scores.parquet"),
-                            "git revision": git_revision(), "versions": versions(), "machine": machine(),
+                            "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
                             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     (partial_folder/"result.json").write_text(json.dumps(result, indent=1))
     try: partial_folder.rename(folder)
@@ -680,6 +681,10 @@ def take_gpu():
     except OSError: return                # no GPU
     if len(gpus) > 1: os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
 
+def rank() -> int:   # 0: the first, or the only one
+    "Which of the processes that share one training this is; `accelerate launch` and `torchrun` start them."
+    return int(os.environ.get("RANK", 0))
+
 def _run_unit(unit, data, runs_dir):
     take_gpu()
     import torch
@@ -712,6 +717,7 @@ def make_runs(
 ) -> list[Failure]:        # what did not succeed
     "Make the runs that are missing, each once, several at a time; workers live as long as there is work."
     missing = list({c.spec.key(): c.spec for c in cells if not is_made(c.spec, runs_dir)}.values())
+    if "RANK" in os.environ: workers, scheduler = 1, None   # this is one of the processes that share each run
     try: done = run_parallel(partial(_run_unit, data=data, runs_dir=str(runs_dir)), missing, workers, scheduler,
                              f"runs ({len({c.spec.key() for c in cells}) - len(missing)} found)", progress)
     finally:

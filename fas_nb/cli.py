@@ -198,7 +198,7 @@ def _run_parser():
     return p
 
 def _run(args):
-    from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, read_result
+    from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, rank, read_result
     from fas_nb.reports import open_session, project_root
     runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
     if args.list or args.show is not None:
@@ -216,6 +216,7 @@ def _run(args):
     options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root, overrides=_overrides(args),
                    workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
     session = open_session(args.profile, {args.protocol: (args.variant,)}, **options)
+    if rank(): return 1 if session.failures else 0          # the first process tells
     rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed, **read_result(c.spec, runs_dir))
             for c in session.cells if c.spec.key() not in {f.item.key() for f in session.failures}]
     _print_runs(rows, args.json)

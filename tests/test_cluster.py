@@ -113,6 +113,16 @@ def test_two_processes_make_the_same_run(smoke, tmp_path):
     assert [p.returncode for p in both] == [0, 0] and told[0] == told[1]
     assert len(finished(tmp_path)) == 1 and not list((tmp_path/"runs").glob("*.partial"))
 
+def test_several_processes_share_one_run(smoke, tmp_path):
+    "As on a machine with two GPUs: they train one network, one of them scores, writes and tells."
+    shutil.copytree(smoke/"runs/stores", tmp_path/"runs/stores")
+    done = call("torchrun", "--standalone", "--nproc_per_node", "2", BIN/"fas_run", "--profile", "smoke", "--root", tmp_path, "--data-root", smoke/"data/smoke", "--quiet", "--json",
+                "--set", "training.steps=12", cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    (row,) = json.loads(done.stdout)
+    assert row["provenance"]["processes"] == 2 and list(finished(tmp_path)) == [row["key"]] and not list((tmp_path/"runs").glob("*.partial"))
+    assert json.loads((tmp_path/"runs"/row["key"]/"log.jsonl").read_text().splitlines()[-1])["step"] == 12
+
 def test_runs_are_listed_shown_and_collected(smoke, tmp_path):
     shutil.copytree(smoke/"runs", tmp_path/"runs", ignore=lambda folder, names: [n for n in names if n == "stores"])
     shutil.copytree(smoke/"runs/stores", tmp_path/"runs/stores")

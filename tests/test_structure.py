@@ -22,6 +22,12 @@ def test_imports_go_down(name):
             assert NUMBER[target] < NUMBER[name], (
                 f"{name}.py line {node.lineno}: notebook {NUMBER[name]:02} imports {target} from {NUMBER[target]:02}; move what it needs to a lower number")
 
+def test_notebooks_open_without_a_question():
+    "JupyterLab asks for a kernel where a notebook names none, and widget state of an old session is dead weight."
+    for path in sorted((ROOT/"nbs").rglob("*.ipynb")):
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        assert metadata.get("kernelspec", {}).get("name") == "python3" and "widgets" not in metadata, path.name
+
 @pytest.mark.parametrize("module", ["cli", "reports", "protocol_page", "ablations", "datasets", "protocols", "metrics"])
 def test_imports_stay_light(module):
     "Commands answer --help at once: nothing heavy is imported before it is needed."

@@ -1,4 +1,4 @@
-"""What several notebooks here train on: rendered WMCA with four times the presentations of the demo to train on, and a training that is long enough to learn them."""
+"""What several notebooks here share: pictures with twice the demo's side, and rendered WMCA with four times the presentations of the demo to train on."""
 from dataclasses import replace
 from pathlib import Path
 

@@ -9,12 +9,13 @@ __all__ = ['PROFILES', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 
            'Cell', 'data_hashes', 'make_spec', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs',
            'images_drawn', 'work', 'flops_image', 'flops_mask', 'table_flops', 'spread', 'load_frames',
            'permute_species', 'score_table', 'example_frames', 'run', 'test_set', 'metric_hash', 'results', 'is_made',
-           'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank', 'known_failures',
-           'make_runs', 'find_runs', 'garbage', 'collect_garbage']
+           'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank', 'first_alone',
+           'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, inspect, json, math, multiprocessing, os, platform, shutil, subprocess, time, traceback, warnings
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 
@@ -685,6 +686,13 @@ def rank() -> int:   # 0: the first, or the only one
     "Which of the processes that share one training this is; `accelerate launch` and `torchrun` start them."
     return int(os.environ.get("RANK", 0))
 
+def first_alone():
+    "A context that the first of several processes enters and leaves before the others: what it makes, they find."
+    if "RANK" not in os.environ: return nullcontext()
+    import torch
+    from accelerate import PartialState
+    return PartialState(cpu=not torch.cuda.is_available()).main_process_first()
+
 def _run_unit(unit, data, runs_dir):
     take_gpu()
     import torch
@@ -717,7 +725,12 @@ def make_runs(
 ) -> list[Failure]:        # what did not succeed
     "Make the runs that are missing, each once, several at a time; workers live as long as there is work."
     missing = list({c.spec.key(): c.spec for c in cells if not is_made(c.spec, runs_dir)}.values())
-    if "RANK" in os.environ: workers, scheduler = 1, None   # this is one of the processes that share each run
+    if "RANK" in os.environ:   # one of the processes that share each run: an error must end them all, for the others would wait for ever
+        for spec in missing:
+            try: _run_unit(spec, data, str(runs_dir))
+            except Exception as error: raise InputError(f"run {spec.key()[:12]} failed ({type(error).__name__}: {error}); its trace is in {failure_log(spec, runs_dir)}; "
+                                                        "start the same command again to go on") from error
+        return []
     try: done = run_parallel(partial(_run_unit, data=data, runs_dir=str(runs_dir)), missing, workers, scheduler,
                              f"runs ({len({c.spec.key() for c in cells}) - len(missing)} found)", progress)
     finally:
@@ -764,7 +777,7 @@ def garbage(
     nothing touched for a day or whose run was finished since, a half-written folder whose process is gone. Runs of other profiles stay."""
     runs_dir, now = Path(runs_dir), time.time()
     old = [p.parent for p in sorted(runs_dir.glob("*/spec.json")) if (p.parent/"result.json").exists() and _outdated(json.loads(p.read_text()), profile)]
-    idle = lambda p: now - p.stat().st_mtime > ABANDONED or (runs_dir/p.name.split(".")[0]/"result.json").exists()
+    idle = lambda p: now - p.stat().st_mtime > ABANDONED or (runs_dir/p.name.lstrip(".").split(".")[0]/"result.json").exists()
     left = [p for ending in ("checkpoint", "failed.log", "part") for p in sorted(runs_dir.glob(f"*.{ending}")) if idle(p)]
     return old + left + [p for p in sorted(runs_dir.glob("*.partial")) if not _alive(p.name) or idle(p)]
 

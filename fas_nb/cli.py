@@ -145,7 +145,7 @@ def _annotate_parser():
     p.add_argument("--limit", type=int, metavar="N", help="only N presentations, evenly spread over the data set")
     p.add_argument("--only-failed", action="store_true", help="only presentations that failed when they were tried last")
     p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
-    p.add_argument("--coco", metavar="FILE", help="write all region maps as COCO annotations as well")
+    p.add_argument("--coco", metavar="FILE", help="write the crops and their region maps as COCO annotations as well")
     p.add_argument("--segmenter", help="grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (grabcut)")
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
     p.add_argument("--root", default="", help="project folder (looked for above the working folder)")
@@ -158,19 +158,23 @@ def _annotate(args):
     from fas_nb.datasets import dataset_name, find_root, open_dataset
     from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, failed_files, fill_stores, import_corrections, write_coco
     from fas_nb.reports import project_root
+    if args.limit is not None and args.limit < 1: raise InputError(f"--limit {args.limit}: give 1 or more", 2)
+    if args.corrections and not Path(args.corrections).is_dir(): raise InputError(f"--corrections {args.corrections}: is no folder; give one with region maps named as in the store's folder regions", 2)
+    if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(f"--coco {args.coco}: its folder does not exist; make it first", 2)
     options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "grabcut"), "channels": args.channels}
     profile = get_profile(args.profile or "paper", {field: value for field, value in options.items() if value is not None})
     found, given = open_dataset(args.dataset, args.folder, args.channels), args.annotations and Path(args.annotations)
     name, runs = dataset_name(args.dataset), args.runs_dir or project_root(args.root)/"runs"
     out = Path(args.out or store_folder(profile, name, fingerprint(find_root(name, args.folder), found), found, given, runs))
-    wanted = [p for p in found if not args.only_failed or p.path in failed_files(out)]
+    failed = failed_files(out)
+    wanted = [p for p in found if not args.only_failed or p.path in failed]
     if args.limit and args.limit < len(wanted): wanted = [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
-    done = fill_stores(wanted, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
+    done = fill_stores(found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given, only={p.id for p in wanted},
                        workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet) if wanted else Summary(0, 0)
     store, told = AnnotationStore(out/"annotations"), {}
     mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
-    if args.coco: told["COCO annotations"] = f"{write_coco(store, args.coco)} in {os.path.relpath(args.coco)}"
-    if done.done: told["look at first"] = os.path.relpath(contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png"))
+    if args.coco: told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {os.path.relpath(args.coco)}"
+    if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")): told["look at first"] = os.path.relpath(sheet)
     failures = done.failures + mended.failures
     if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, folder=str(out), **told), indent=1))
     else:

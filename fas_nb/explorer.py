@@ -10,8 +10,8 @@ import anywidget, cv2, ipywidgets, traitlets
 import numpy as np
 
 from .landmarks import PARTS, Prompt, detect_landmarks, part_prompts
-from .maps import AnnotationStore, face_depth, three_channel_map
-from .sam_masks import assemble, clean_mask, load_segmenter, part_order, segment
+from .maps import AnnotationStore, FrameStore, face_depth, three_channel_map
+from .sam_masks import assemble, load_segmenter, part_order, segment
 from .show import region_picture
 from .vocab import Channel, InputError, Landmarks
 
@@ -23,13 +23,35 @@ class PromptEditor:
         species:str="bona_fide",         # what was presented; chooses the parts
         landmarks:Landmarks|None=None,   # in pixels of `image`; the largest face is detected where None
         segmenter:str="grabcut",         # as for `load_segmenter`
+        regions:np.ndarray|None=None,    # uint8 [H, W] of `Region` to start from; segmented where None
     ):
         if landmarks is None:
             landmarks = next(iter(detect_landmarks(image)), None)
-            if landmarks is None: raise InputError(f"explore: no face found in an image of {image.shape[1]} x {image.shape[0]} pixels; give landmarks, or crop the image to the face")
+            if landmarks is None: raise InputError(f"PromptEditor: no face found in an image of {image.shape[1]} x {image.shape[0]} pixels; give landmarks, or crop the image to the face")
         self.image, self.species, self.landmarks, self.segmenter = image, species, landmarks, load_segmenter(segmenter)
-        self.found = segment(image, landmarks, self.segmenter, species)   # leaves the image set
-        self.parts, self.clicks, self.mended = part_order(species), [], {}
+        self.parts, self.clicks, self.mended, self.place = part_order(species), [], {}, None
+        if regions is None:
+            found = segment(image, landmarks, self.segmenter, species)   # leaves the image set
+            self.start, self.masks = found.regions, found.masks
+        else:
+            self.segmenter.set_image(image)
+            self.start, self.masks = regions, {part: regions == PARTS[part] for part in self.parts}
+            left = np.arange(image.shape[1]) > landmarks.points[:, 0].mean()   # of the picture's right half: both ears are one region
+            self.masks["left_ear"], self.masks["right_ear"] = self.masks["left_ear"] & left, self.masks["right_ear"] & ~left
+
+    @classmethod
+    def of(cls,
+        frames:FrameStore,
+        store:AnnotationStore,   # of these frames
+        id:str,                  # the presentation
+        frame:int=0,
+        segmenter:str="grabcut", # for what is clicked
+    ):
+        "An editor of what a store holds; `save` puts the result back."
+        crops, annotation = frames.read(id), store.read(id, frame)
+        editor = cls(crops.images[crops.frame.tolist().index(frame)], annotation.species, annotation.landmarks, segmenter, annotation.regions)
+        editor.place = store, id, frame
+        return editor
 
     def prompt(self, part:str) -> Prompt:
         "The points of the landmarks, and those that were clicked."
@@ -38,8 +60,12 @@ class PromptEditor:
         return Prompt(np.r_[prompt.point_coords, clicked], np.r_[prompt.point_labels, [l for p, *_, l in self.clicks if p == part]].astype(int), prompt.box)
 
     def _mend(self, part):
-        if any(p == part for p, *_ in self.clicks): self.mended[part] = clean_mask(self.segmenter.predict(self.prompt(part))[0])
-        else: self.mended.pop(part, None)
+        clicked = [(x, y, label) for p, x, y, label in self.clicks if p == part]
+        if not clicked: self.mended.pop(part, None); return
+        prompt = Prompt(np.float32([c[:2] for c in clicked]), np.array([c[2] for c in clicked]))
+        self.mended[part] = self.segmenter.predict(prompt, self._first(part))[0]
+
+    def _first(self, part): return self.masks.get(part, np.zeros(self.image.shape[:2], bool))
 
     def click(self,
         part:str,      # of `parts`
@@ -65,14 +91,13 @@ class PromptEditor:
 
     def mask(self, part:str) -> np.ndarray:   # bool [H, W]
         "The mask of a part as it is now."
-        masks = self.found.masks | self.mended
-        return masks[part] if part in masks else np.zeros(self.image.shape[:2], bool)
+        return self.mended.get(part, self._first(part))
 
     @property
     def regions(self) -> np.ndarray:   # uint8 [H, W] of `Region`
-        "The region map as it is now."
-        masks = self.found.masks | self.mended
-        return assemble({part: masks[part] for part in self.parts if part in masks}, self.image.shape[:2])
+        "The region map as it is now; where no mask changed it is the one to start from."
+        before, now = (assemble({part: masks(part) for part in self.parts}, self.image.shape[:2]) for masks in (self._first, self.mask))
+        return np.where(now != before, now, self.start).astype(np.uint8)
 
     @property
     def maps(self) -> np.ndarray:   # float32 [3, H, W] in [0, 1]
@@ -80,12 +105,10 @@ class PromptEditor:
         regions = self.regions
         return three_channel_map((regions, face_depth(regions, self.landmarks, self.species)[0], self.species))
 
-    def save(self,
-        store:AnnotationStore,
-        id:str,         # the presentation
-        frame:int=0,    # whose crop is edited
-    ) -> bool:          # was there anything to correct?
-        "Keep the region map as a correction of what the store holds."
+    def save(self) -> bool:   # did the annotation change?
+        "Keep the region map as a correction in the store that it came from."
+        if self.place is None: raise ValueError("PromptEditor.save: this picture is from no store; open it with PromptEditor.of(frames, store, id, frame)")
+        store, id, frame = self.place
         return store.correct(id, frame, self.regions)
 
 # %% ../nbs/24_explorer.ipynb #c022
@@ -127,17 +150,19 @@ class Explorer(ipywidgets.VBox):
         self.points, self.mesh = ipywidgets.Checkbox(value=True, description="prompts"), ipywidgets.Checkbox(value=False, description="landmarks")
         undo, clear, self.note = ipywidgets.Button(description="undo"), ipywidgets.Button(description="clear part"), ipywidgets.HTML()
         for control in (self.part, self.view, self.opacity, self.points, self.mesh): control.observe(lambda _: self.draw(), "value")
-        undo.on_click(lambda _: self.do(type="undo")); clear.on_click(lambda _: self.do(type="clear"))
+        save = [ipywidgets.Button(description="save")]*(editor.place is not None)
+        for button, type in ((undo, "undo"), (clear, "clear"), *((b, "save") for b in save)): button.on_click(lambda _, type=type: self.do(type=type))
         self.canvas.on_msg(lambda widget, message, buffers: self.do(**message))
-        super().__init__([ipywidgets.HBox([self.canvas, ipywidgets.VBox([self.part, self.view, self.opacity, self.points, self.mesh, ipywidgets.HBox([undo, clear]), self.note])])])
+        super().__init__([ipywidgets.HBox([self.canvas, ipywidgets.VBox([self.part, self.view, self.opacity, self.points, self.mesh, ipywidgets.HBox([undo, clear, *save]), self.note])])])
         self.draw()
 
     def do(self, type:str, **where):
-        "What the browser asks for: `click` at x, y with a label, `undo`, `clear`."
+        "What the browser asks for: `click` at x, y with a label, `undo`, `clear`, `save`."
         if type == "click": self.editor.click(self.part.value, **where)
         elif type == "undo": self.editor.undo()
         elif type == "clear": self.editor.clear(self.part.value)
         self.draw()
+        if type == "save": self.note.value = "saved" if self.editor.save() else "saved before"
 
     def picture(self) -> np.ndarray:   # uint8 [H, W, 3] RGB
         "What is shown now."
@@ -161,10 +186,9 @@ class Explorer(ipywidgets.VBox):
         self.note.value = f"{sum(c[0] == self.part.value for c in self.editor.clicks)} points clicked on {self.part.value}"
 
 def explore(
-    image:np.ndarray,          # uint8 [H, W, 3] RGB, best a crop around the face
-    species:str="bona_fide",   # what was presented
-    segmenter:str="grabcut",   # as for `load_segmenter`
-    zoom:float=2.,             # pixels on the screen for one of the image
-) -> Explorer:                 # to be shown as the last line of a cell; `.editor` holds the result
+    what:np.ndarray|PromptEditor,   # uint8 [H, W, 3] RGB, best a crop around the face; or an editor, as `PromptEditor.of` opens one
+    species:str="bona_fide",        # what was presented, where a picture is given
+    zoom:float=2.,                  # pixels on the screen for one of the image
+) -> Explorer:                      # to be shown as the last line of a cell; `.editor` holds the result
     "Explore and mend the annotation of one face."
-    return Explorer(PromptEditor(image, species, segmenter=segmenter), zoom)
+    return Explorer(what if isinstance(what, PromptEditor) else PromptEditor(what, species), zoom)

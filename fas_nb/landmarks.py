@@ -264,7 +264,9 @@ def find_face(
 ) -> Landmarks|None:             # `None` where no face is given or found
     "A given face as it is detected there, else what the given box holds; without one the face that was there before, else the largest."
     found = detect_landmarks(image, finder=finder)
-    def at(place): return next((f for f in sorted(found, key=lambda f: -_overlap(f.box, place)) if _overlap(f.box, place) > .25), None)
+    def at(place):
+        best = max(found, key=lambda f: _overlap(f.box, place), default=None)
+        return best if best and _overlap(best.box, place) > .25 else None
     if box is not None and _overlap(box, np.float32([0, 0, *image.shape[1::-1]])): return at(box) or detect_landmarks(image, box, finder)[0]
     return last is not None and at(last) or next(iter(found), None)
 

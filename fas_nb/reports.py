@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Template
 
-from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash,
+from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash, first_alone,
                               failure_log, flops_image, get_profile, is_made, known_failures, made_protocols, make_runs, prepare, protocol_datasets, protocol_runs, read_result,
                               table_flops, test_set, work)
 from .datasets import CAN_RENDER
@@ -153,7 +153,7 @@ def open_session(
     common = dict(workers=workers, scheduler=scheduler, progress=progress) if make else dict(workers=1, progress=False)
     try: numbers = tuple(int(s) for s in split_words(seeds))
     except ValueError: raise InputError(f"seeds {seeds!r} are not whole numbers separated by commas", 2) from None
-    data = prepare(chosen, list(protocols), data_folder, runs, **common, render=not data_root)
+    with first_alone(): data = prepare(chosen, list(protocols), data_folder, runs, **common, render=not data_root)
     cells = [c for p, variants in protocols.items() for c in protocol_runs(p, variants, chosen, data, numbers)]
     failures = make_runs(cells, data, runs, **common) if make else known_failures(cells, runs)
     return Session(chosen, data, tuple(cells), runs, home/"reports"/chosen.name, tuple(failures), time.perf_counter() - begun, faces, asked)

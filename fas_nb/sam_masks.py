@@ -69,15 +69,23 @@ class Segmenter(Protocol):
     "What turns prompts into masks. May have `predict_face(landmarks, parts, species) -> dict[part, (mask, score)]`."
     name:str
     def set_image(self, image:np.ndarray) -> None: ...  # uint8 [H, W, 3] RGB
-    def predict(self, prompt:Prompt, mask_input=None) -> tuple[np.ndarray, float]: ...  # bool [H, W], quality 0-1
+    def predict(self, prompt:Prompt, mask=None) -> tuple[np.ndarray, float]: ...  # bool [H, W], quality 0-1; `mask`: what is to be mended, bool [H, W]
+
+def _wrong_side(mask, prompt):  # the points inside the picture that a mask contradicts
+    for (x, y), label in zip(prompt.point_coords, prompt.point_labels):
+        if 0 <= x < mask.shape[1] and 0 <= y < mask.shape[0] and mask[int(y), int(x)] != (label == 1): yield (int(x), int(y)), int(label)
 
 class PolygonSegmenter:
     "The outlines of the landmarks; the image is not looked at."
     name = "polygon"
     def set_image(self, image): self.shape = image.shape[:2]
 
-    def predict(self, prompt, mask_input=None):
-        "Without landmarks: the ellipse in the box, or what lies between the foreground points."
+    def predict(self, prompt, mask=None):
+        "Without landmarks: the ellipse in the box, or what lies between the foreground points. A mask gets a disc at each point that it contradicts."
+        if mask is not None:
+            mended = mask.astype(np.uint8)
+            for point, label in _wrong_side(mask, prompt): cv2.circle(mended, point, max(1, max(self.shape)//32), label, -1)
+            return mended.astype(bool), 1.
         points = prompt.point_coords[prompt.point_labels == 1]
         if prompt.box is not None:
             t = np.linspace(0, 2*np.pi, 48, endpoint=False)[:, None]
@@ -148,11 +156,15 @@ class GrabCutSegmenter:
         if mask.shape == self.shape: return mask
         return cv2.resize(mask.astype(np.float32), self.shape[::-1], interpolation=cv2.INTER_LINEAR) > .5
 
-    def predict(self, prompt, mask_input=None):
-        "Discs around the points are sure, the box is probable; quality is the share of points on their side."
+    def predict(self, prompt, mask=None):
+        "Discs around the points are sure, the box is probable. A mask takes or gives the patch of like colour around each point that it contradicts. Quality is the share of points on their side."
+        if mask is not None:
+            mended = mask.copy()
+            for point, label in _wrong_side(mask, prompt): mended[self._patch(point)] = label
+            return mended, _agreement(mended, prompt)
         h, w = self.small.shape[:2]
-        seeds = np.full((h, w), cv2.GC_BGD if prompt.box is not None else cv2.GC_PR_BGD, np.uint8)
         points = prompt.point_coords*self.zoom
+        seeds = np.full((h, w), cv2.GC_BGD if prompt.box is not None else cv2.GC_PR_BGD, np.uint8)
         if prompt.box is not None:
             x0, y0, x1, y1 = np.clip(np.round(prompt.box*self.zoom), 0, [w, h, w, h]).astype(int)
             seeds[y0:y1, x0:x1] = cv2.GC_PR_FGD
@@ -163,6 +175,14 @@ class GrabCutSegmenter:
             cv2.circle(seeds, tuple(int(c) for c in p), max(1, max(h, w)//64), cv2.GC_FGD if label == 1 else cv2.GC_BGD, -1)
         mask = self._full(_cut(self.small, seeds))
         return mask, _agreement(mask, prompt)
+
+    def _patch(self, point):  # connected pixels of about the colour at a point, not farther than a quarter of the picture
+        lab, (x, y) = cv2.cvtColor(cv2.medianBlur(self.small, 5), cv2.COLOR_RGB2LAB).astype(np.float32), (int(c*self.zoom) for c in point)
+        spot, near = np.zeros(lab.shape[:2], np.uint8), np.zeros(lab.shape[:2], np.uint8)
+        cv2.circle(spot, (x, y), 1, 1, -1); cv2.circle(near, (x, y), max(near.shape)//4, 1, -1)
+        like = near & (np.linalg.norm(lab - lab[spot > 0].mean(0), axis=2) < 20) | spot
+        _, label = cv2.connectedComponents(like)
+        return self._full(label == label[y, x])
 
     def predict_face(self, landmarks, parts, species):
         small = landmarks.moved(self.zoom, (0., 0.))
@@ -414,18 +434,24 @@ class SamSegmenter:
 
     def set_image(self, image): self.predictor.set_image(image)
 
-    def predict(self, prompt, mask_input=None):
-        "The candidate that agrees best with the points, then the one SAM rates highest; its logits stay in `low_res`."
+    def predict(self, prompt, mask=None):
+        "The candidate that agrees best with the points, then the one SAM rates highest."
         h, w = self.predictor.original_size
         inside = ((prompt.point_coords >= 0) & (prompt.point_coords < [w, h])).all(1)
         coords, labels = prompt.point_coords[inside], prompt.point_labels[inside]
-        if not (labels == 1).any(): return np.zeros((h, w), bool), 0.  # the part is outside of the image
+        if mask is None and not (labels == 1).any(): return np.zeros((h, w), bool), 0.  # the part is outside of the image
         box = None if prompt.box is None else np.clip(prompt.box, 0, [w, h, w, h])
-        ambiguous = (labels == 1).sum() == 1 and box is None and mask_input is None  # whole, part or sub-part?
-        masks, scores, low_res = self.predictor.predict(coords, labels, box, mask_input, multimask_output=bool(ambiguous))
+        ambiguous = (labels == 1).sum() == 1 and box is None and mask is None  # whole, part or sub-part?
+        masks, scores, _ = self.predictor.predict(coords, labels, box, None if mask is None else self._logits(mask), multimask_output=bool(ambiguous))
         best = max(range(len(masks)), key=lambda i: (_agreement(masks[i], prompt), scores[i]))
-        self.low_res = low_res[best][None]
         return masks[best], float(np.clip(scores[best], 0, 1))
+
+    def _logits(self, mask):  # as the prompt encoder takes a mask: small, padded to a square, sure of itself
+        side = self.predictor.model.prompt_encoder.mask_input_size[0]
+        h, w = (max(1, round(n*side/max(mask.shape))) for n in mask.shape)
+        logits = np.full((1, side, side), -8, np.float32)
+        logits[0, :h, :w] = 16*cv2.resize(mask.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA) - 8
+        return logits
 
 def load_sam(
     path:Path,              # a checkpoint file

@@ -86,8 +86,9 @@ def test_second_time_finds_everything(smoke, tmp_path):
     assert all(key in (out(tmp_path)/"ro-crate-metadata.json").read_text() for key in before), "and in the manifest"
 
 def test_papermill_works_alone(smoke, tmp_path):
+    shutil.copytree(smoke/"runs", tmp_path/"runs")
     done = subprocess.run([str(BIN/"papermill"), "nbs/reports/table3.ipynb", str(tmp_path/"out.ipynb"), "-p", "profile", "smoke", "-p", "root", str(tmp_path),
-                           "-p", "data_root", str(smoke/"data/smoke"), "-p", "runs_dir", str(smoke/"runs"), "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True)
+                           "-p", "data_root", str(smoke/"data/smoke"), "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path/"reports/smoke/table3.html").exists()
 

@@ -14,8 +14,8 @@ __all__ = ['PROFILES', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, inspect, json, math, multiprocessing, os, platform, shutil, subprocess, time, traceback, warnings
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 

@@ -55,15 +55,18 @@ class PromptEditor:
 
     def prompt(self, part:str) -> Prompt:
         "The points of the landmarks, and those that were clicked."
-        prompt = part_prompts(self.landmarks, part, self.species)
-        clicked = np.float32([(x, y) for p, x, y, _ in self.clicks if p == part]).reshape(-1, 2)
-        return Prompt(np.r_[prompt.point_coords, clicked], np.r_[prompt.point_labels, [l for p, *_, l in self.clicks if p == part]].astype(int), prompt.box)
+        placed, clicked = part_prompts(self.landmarks, part, self.species), self.clicked(part)
+        return Prompt(np.r_[placed.point_coords, clicked.point_coords], np.r_[placed.point_labels, clicked.point_labels], placed.box)
+
+    def clicked(self, part:str) -> Prompt:
+        "The points that were clicked, without a box."
+        points = [where for p, *where in self.clicks if p == part]
+        return Prompt(np.float32([p[:2] for p in points]).reshape(-1, 2), np.array([p[2] for p in points], int))
 
     def _mend(self, part):
-        clicked = [(x, y, label) for p, x, y, label in self.clicks if p == part]
-        if not clicked: self.mended.pop(part, None); return
-        prompt = Prompt(np.float32([c[:2] for c in clicked]), np.array([c[2] for c in clicked]))
-        self.mended[part] = self.segmenter.predict(prompt, self._first(part))[0]
+        prompt = self.clicked(part)
+        if len(prompt.point_labels): self.mended[part] = self.segmenter.predict(prompt, self._first(part))[0]
+        else: self.mended.pop(part, None)
 
     def _first(self, part): return self.masks.get(part, np.zeros(self.image.shape[:2], bool))
 
@@ -183,7 +186,7 @@ class Explorer(ipywidgets.VBox):
     def draw(self):
         "Send the picture."
         self.canvas.png = cv2.imencode(".png", self.picture()[..., ::-1])[1].tobytes()
-        self.note.value = f"{sum(c[0] == self.part.value for c in self.editor.clicks)} points clicked on {self.part.value}"
+        self.note.value = f"{len(self.editor.clicked(self.part.value).point_labels)} points clicked on {self.part.value}"
 
 def explore(
     what:np.ndarray|PromptEditor,   # uint8 [H, W, 3] RGB, best a crop around the face; or an editor, as `PromptEditor.of` opens one

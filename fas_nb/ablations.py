@@ -43,7 +43,7 @@ class Profile:
     training:TrainingOptions
     scoring:ScoringOptions
     mcrea:MCREAOptions = MCREAOptions()
-    segmenter:str = "grabcut"
+    segmenter:str = "face_sam_tiny"
     seeds:tuple[int, ...] = (0,)
     protocols:tuple[str, ...] = ()   # `dataset/protocol` that are made; empty: all
     channels:str = ""        # planes of WMCA's face crops, e.g. `rgb,depth`; empty: raw recordings
@@ -402,9 +402,11 @@ def _count_image(model, size):
 
 @cache
 def _count_mask(segmenter):
-    if not segmenter.startswith("sam_vit_"): return 0.
-    from segment_anything import sam_model_registry
-    return _counted(lambda: sam_model_registry[segmenter.removeprefix("sam_")]().image_encoder, 3, 1024, 1024)
+    from fas_nb.sam_masks import CHECKPOINTS   # loads OpenCV
+    if segmenter not in CHECKPOINTS: return 0.
+    import torch
+    with torch.device("meta"): encoder = CHECKPOINTS[segmenter].model().image_encoder
+    return _counted(lambda: encoder, 3, encoder.img_size, encoder.img_size)
 
 def table_flops(
     table:int,      # number of the table

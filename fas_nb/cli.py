@@ -139,14 +139,14 @@ def _annotate_parser():
     _data_arguments(p)
     p.add_argument("--annotations", metavar="DIR", help="folder of the files that say where the face is; the detector helps out (the detector alone finds it)")
     p.add_argument("--out", default="", help="folder of the stores `frames` and `annotations` (where fas_run and fas_reproduce look for them)")
-    p.add_argument("--profile", default="", help="frames, size and segmenter of this profile: smoke, demo, small or paper (those of paper, but grabcut)")
+    p.add_argument("--profile", default="", help="frames, size and segmenter of this profile: smoke, demo, small or paper (those of paper, but face_sam_tiny)")
     p.add_argument("--frames", type=int, help="evenly spaced frames of a presentation (10)")
     p.add_argument("--size", type=int, help="side of the stored face crops, pixels (320)")
     p.add_argument("--limit", type=int, metavar="N", help="only N presentations, evenly spread over the data set")
     p.add_argument("--only-failed", action="store_true", help="only presentations that failed when they were tried last")
     p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
     p.add_argument("--coco", metavar="FILE", help="write the crops and their region maps as COCO annotations as well")
-    p.add_argument("--segmenter", help="grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (grabcut)")
+    p.add_argument("--segmenter", help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (face_sam_tiny)")
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
     p.add_argument("--root", default="", help="project folder (looked for above the working folder)")
     p.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -161,7 +161,7 @@ def _annotate(args):
     if args.limit is not None and args.limit < 1: raise InputError(f"--limit {args.limit}: give 1 or more", 2)
     if args.corrections and not Path(args.corrections).is_dir(): raise InputError(f"--corrections {args.corrections}: is no folder; give one with region maps named as in the store's folder regions", 2)
     if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(f"--coco {args.coco}: its folder does not exist; make it first", 2)
-    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "grabcut"), "channels": args.channels}
+    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "face_sam_tiny"), "channels": args.channels}
     profile = get_profile(args.profile or "paper", {field: value for field, value in options.items() if value is not None})
     found, given = open_dataset(args.dataset, args.folder, args.channels), args.annotations and Path(args.annotations)
     name, runs = dataset_name(args.dataset), args.runs_dir or project_root(args.root)/"runs"

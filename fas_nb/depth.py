@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEPTH_MODES', 'FLAT_BELOW_MM', 'FACE_WITHIN_MM', 'triangulate_mesh', 'mesh_triangles', 'z_buffer', 'normalise_depth',
-           'fill_nearest', 'mesh_depth', 'sensor_depth']
+           'fill_nearest', 'mesh_depth', 'tddfa_depth', 'sensor_depth']
 
 # %% ../nbs/22_depth_channels.ipynb #c003
 from functools import cache
@@ -14,7 +14,9 @@ from itertools import combinations
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from .vocab import MESH, Landmarks
+from .detectors import tddfa_points, tddfa_triangles
+from .landmarks import face_box
+from .vocab import FRAME_FACTOR, MESH, Landmarks
 
 # %% ../nbs/22_depth_channels.ipynb #c006
 def triangulate_mesh() -> np.ndarray:  # int16 [898, 3] landmark indices: 852 of the surface, then 46 that close eyes and lips
@@ -127,6 +129,17 @@ def mesh_depth(
     "Depth of a face from its landmark mesh, min-max over the visible pixels."
     z = z_buffer(getattr(landmarks, "points", landmarks), shape)
     return normalise_depth(z, np.isfinite(z), "nearest_is_small", floor=floor)
+
+# %% ../nbs/22_depth_channels.ipynb #c034
+def tddfa_depth(
+    image:np.ndarray,   # uint8 [H, W, 3] RGB, a crop around the face
+) -> np.ndarray:        # float32 [H, W] in pixels, nearest = greatest, nan where there is no face
+    "Depth of the surface that 3DDFA_V2 fits to a face, as the paper's labels take it."
+    box = face_box(image)
+    if box is None:     # the face fills the middle of a crop
+        middle, half = np.array(image.shape[1::-1])/2, max(image.shape[:2])/FRAME_FACTOR/2
+        box = np.float32([*(middle - half), *(middle + half)])
+    return -z_buffer(tddfa_points(image, box, dense=True)*np.float32([1, 1, -1]), image.shape[:2], tddfa_triangles())
 
 # %% ../nbs/22_depth_channels.ipynb #c029
 FLAT_BELOW_MM = 20.   # less relief than this over a face is a sheet or a screen

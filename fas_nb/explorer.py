@@ -9,7 +9,7 @@ __all__ = ['VIEWS', 'PromptEditor', 'Explorer', 'explore']
 import anywidget, cv2, ipywidgets, traitlets
 import numpy as np
 
-from .landmarks import PARTS, Prompt, detect_landmarks, part_prompts
+from .landmarks import PARTS, Prompt, largest_face, part_prompts
 from .maps import AnnotationStore, FrameStore, face_depth, three_channel_map
 from .sam_masks import assemble, load_segmenter, part_order, segment
 from .show import region_picture
@@ -22,12 +22,10 @@ class PromptEditor:
         image:np.ndarray,                # uint8 [H, W, 3] RGB, best a crop around the face
         species:str="bona_fide",         # what was presented; chooses the parts
         landmarks:Landmarks|None=None,   # in pixels of `image`; the largest face is detected where None
-        segmenter:str="grabcut",         # as for `load_segmenter`
+        segmenter:str="face_sam_tiny",   # as for `load_segmenter`
         regions:np.ndarray|None=None,    # uint8 [H, W] of `Region` to start from; segmented where None
     ):
-        if landmarks is None:
-            landmarks = next(iter(detect_landmarks(image)), None)
-            if landmarks is None: raise InputError(f"PromptEditor: no face found in an image of {image.shape[1]} x {image.shape[0]} pixels; give landmarks, or crop the image to the face")
+        if landmarks is None: landmarks = largest_face(image)
         self.image, self.species, self.landmarks, self.segmenter = image, species, landmarks, load_segmenter(segmenter)
         self.parts, self.clicks, self.mended, self.place = part_order(species), [], {}, None
         if regions is None:
@@ -45,7 +43,7 @@ class PromptEditor:
         store:AnnotationStore,   # of these frames
         id:str,                  # the presentation
         frame:int=0,
-        segmenter:str="grabcut", # for what is clicked
+        segmenter:str="face_sam_tiny",   # for what is clicked
     ):
         "An editor of what a store holds; `save` puts the result back."
         crops, annotation = frames.read(id), store.read(id, frame)
@@ -170,12 +168,11 @@ class Explorer(ipywidgets.VBox):
     def picture(self) -> np.ndarray:   # uint8 [H, W, 3] RGB
         "What is shown now."
         editor, view, alpha = self.editor, self.view.value, self.opacity.value
-        picture = editor.image
-        if view != "photograph":
-            if view == "regions": over = region_picture(editor.regions)
-            else: over = np.repeat(255*(editor.mask(self.part.value) if view == VIEWS[1] else editor.maps[Channel[view.upper()]])[..., None], 3, -1)
-            picture = (alpha*over + (1 - alpha)*picture).astype(np.uint8)
-        picture = np.ascontiguousarray(picture).copy()
+        if view == "photograph": picture = editor.image.copy()
+        elif view == "regions": picture = region_picture(editor.regions, editor.image, alpha)
+        else:
+            white = editor.mask(self.part.value) if view == VIEWS[1] else editor.maps[Channel[view.upper()]]
+            picture = (alpha*255*white[..., None] + (1 - alpha)*editor.image).astype(np.uint8)
         if self.mesh.value:
             for x, y in editor.landmarks.points[:, :2]: cv2.circle(picture, (int(x), int(y)), 0, (255, 255, 255), -1)
         if self.points.value:

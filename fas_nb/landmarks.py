@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIRROR', 'IBUG68', 'PARTS', 'PROMPTS', 'INSTRUMENTS', 'face_crop', 'crop_batch', 'mean_mesh', 'fit_mean_mesh',
-           'mesh_in_box', 'from_ibug68', 'face_boxes', 'face_box', 'detect_landmarks', 'named_function',
+           'mesh_in_box', 'from_ibug68', 'face_boxes', 'face_box', 'detect_landmarks', 'largest_face', 'named_function',
            'landmark_flags', 'given_box', 'find_face', 'find_faces', 'crop_frames', 'crop_images', 'Prompt',
            'PromptRule', 'part_prompts']
 
@@ -208,6 +208,13 @@ def detect_landmarks(
     _check_image(image, "detect_landmarks")
     boxes = face_boxes(image) if box is None else [(np.float32(box), 1.)]
     return [_mesh(image, b, score) if finder is None else _found(finder, image, b, score) for b, score in boxes]
+
+def largest_face(
+    image:np.ndarray,   # uint8 [H, W, 3] RGB
+) -> Landmarks:
+    "The landmarks of the largest face; `InputError` where there is none."
+    for face in detect_landmarks(image): return face
+    raise InputError(f"no face found in an image of {image.shape[1]} x {image.shape[0]} pixels; give landmarks, or crop the image to the face")
 
 def _found(finder, image, box, score):
     points = finder(image, box)

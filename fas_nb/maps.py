@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from .datasets import DECODING, faces_hash, given_faces, iter_frames, read_depth
-from .depth import fill_nearest, normalise_depth, sensor_depth, z_buffer
-from .landmarks import detect_landmarks, face_crop, find_faces, given_box, landmark_flags, named_function
+from .depth import fill_nearest, normalise_depth, sensor_depth, tddfa_depth, z_buffer
+from .detectors import FINDERS
+from .landmarks import face_crop, find_faces, given_box, landmark_flags, largest_face, named_function
 from .manifest import write_atomically
 from .parallel import Failure, run_parallel
 from .sam_masks import SEGMENTERS, load_segmenter, segment
@@ -60,7 +61,7 @@ def annotate(
     species:str,                       # `bona_fide` or a PAI species: what was presented
     *,
     landmarks:Landmarks|None=None,     # in pixels of `image`; the largest face is detected where None
-    segmenter="grabcut",               # a name for `load_segmenter`, or a segmenter
+    segmenter="face_sam_tiny",         # a name for `load_segmenter`, or a segmenter
     sensor_depth:np.ndarray|None=None, # [H, W] of a depth sensor, registered to `image`, 0 = nothing measured
     mm_per_unit:float=.125,            # millimetres per count of the sensor
     estimator:Callable|None=None,      # image -> depth [H, W], greater = nearer, where there is no sensor; the landmark mesh where None
@@ -69,11 +70,7 @@ def annotate(
 ) -> Annotation:
     "The fine-grained annotation of one face: landmarks, regions, depth."
     channel_lut(species)               # an unknown species is an error before any work is done
-    if landmarks is None:
-        landmarks = next(iter(detect_landmarks(image)), None)
-        if landmarks is None: raise InputError(
-            f"annotate: no face found in an image of {image.shape[1]} x {image.shape[0]} pixels; "
-            f"give landmarks, or crop the image to the face")
+    if landmarks is None: landmarks = largest_face(image)
     if isinstance(segmenter, str): segmenter = _segmenter(segmenter)
     found = segment(image, landmarks, segmenter, species)
     regions = found.regions
@@ -92,11 +89,13 @@ def annotate(
 def _segmenter(name): return load_segmenter(name)  # once per process
 
 @cache
-def _estimator(name):  # `auto`, `mesh`, or `module:function`
-    return None if name in ("auto", "mesh") else named_function(name, "depth is auto, mesh or a function;")
+def _estimator(name):  # `auto`, `mesh`, `3ddfa_v2`, or `module:function`
+    if name in ("auto", "mesh"): return None
+    return tddfa_depth if name == "3ddfa_v2" else named_function(name, "depth is auto, mesh, 3ddfa_v2 or a function;")
 
 @cache
-def _finder(name): return None if name == "mesh" else named_function(name, "landmarks are those of mesh or of a function;")
+def _finder(name):  # `mesh`, one of `FINDERS`, or `module:function`
+    return None if name == "mesh" else FINDERS.get(name) or named_function(name, f"landmarks are those of mesh, {', '.join(FINDERS)} or of a function;")
 
 @cache
 def _versions():
@@ -467,7 +466,7 @@ def contact_sheet(
     for row in table.head(n).itertuples():
         crops = frames.read(row.presentation)
         image, regions = crops.images[crops.frame.tolist().index(row.frame)], store.read(row.presentation, row.frame).regions
-        pictures.append(np.hstack([image, (.6*region_picture(regions) + .4*image).astype(np.uint8)]))
+        pictures.append(np.hstack([image, region_picture(regions, image)]))
         titles.append(f"…{row.presentation[-26:]} {row.frame}\n{row.species} {row.confidence:.2f} {row.flags}")
     if not pictures: return None
     figure = show_images(pictures, titles, ncols=4, size=2.)[0, 0].figure
@@ -490,7 +489,7 @@ def extract_frames(
     scheduler:str|None=None,    # address of a running Dask scheduler
     progress:bool=True,         # draw a progress bar?
     annotations:str|Path|None=None,  # folder of the files that say where the face is; the detector alone where None
-    landmarks:str="mesh",            # MediaPipe's mesh, or `module:function`: see `detect_landmarks(finder=…)`
+    landmarks:str="mesh",            # MediaPipe's mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
     only:Collection[str]|None=None,  # ids to work on; all where None
 ) -> Summary:
     "Cut the face crops of all presentations into a `FrameStore`; those that are there are skipped."
@@ -518,9 +517,9 @@ def annotate_dataset(
     presentations:Sequence[Presentation],  # with their species
     frames:FrameStore|str|Path,            # filled by `extract_frames`
     folder:str|Path,                       # of an `AnnotationStore`
-    segmenter:str="grabcut",               # a name for `load_segmenter`
+    segmenter:str="face_sam_tiny",         # a name for `load_segmenter`
     *,
-    depth:str="auto",                      # `auto`: the sensor's where there is one, else the mesh; `mesh`: always the landmark mesh; `module:function`: see `annotate(estimator=…)`
+    depth:str="auto",                      # `auto`: the sensor's where there is one, else the mesh; `mesh`: always the landmark mesh; `3ddfa_v2`; `module:function`: see `annotate(estimator=…)`
     planar:str="relief",                   # flat media without a sensor: `relief` or `flat`
     floor:float=0.,                        # depth of the farthest pixel of a face
     workers:int=2,                         # processes on this machine

@@ -443,7 +443,8 @@ def not_learnt(session:Session, protocols, variants) -> list[str]:
             f"{VARIANTS[worst[0].variant].title}).", *turned]
 
 # %% ../nbs/51_reports.ipynb #c021
-SEGMENTERS = {"grabcut": "GrabCut inside landmark polygons (no SAM: stands in until face_sam_tiny is trained)",
+SEGMENTERS = {"face_sam_tiny": "face_sam_tiny (SAM assembled small, 3.8 million parameters, trained on rendered heads)",
+              "grabcut": "GrabCut inside landmark polygons (no SAM)",
               "polygon": "landmark polygons alone (no SAM)"}
 
 def made_by(
@@ -711,7 +712,7 @@ def build_real_data(session:Session) -> Path:
         dict(heading="How long", columns=["table, profile", "runs", "training images", "one core of a CPU", *(f"GPU at {s} TFLOP/s" for s in SUSTAINED)], rows=time_rows,
              note=f"All {len(paper.seeds)} seeds, each table alone and on one device; “ours” of Tables 1, 4 and 5 is made once. Operations are counted on shapes: training, scoring of every stored "
                   f"frame, and SAM's image encoder where the profile has one. The core did {core/1e9:.0f} of these GFLOP a second in a training step of profile small (nbs/bench/model_speed, machine "
-                  "and date there); what a GPU sustains is an assumption. Reading files, landmarks and GrabCut come on top. Runs are independent: N devices take about one Nth. Measure yours: "
+                  "and date there); what a GPU sustains is an assumption. Reading files and landmarks come on top. Runs are independent: N devices take about one Nth. Measure yours: "
                   "fas_run --protocol oulu_npu/1 --profile paper --set training.epochs=1 --data-root DIR, then seconds in fas_run --list --json.")]
     return write_page(session.out/"real-data.html", "With the real data", session.data.origin, blocks,
                       lead="The same commands make the tables from the real data sets; nothing else changes.")

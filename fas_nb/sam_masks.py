@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['CHECKPOINTS', 'SEGMENTERS', 'polygon_mask', 'part_outlines', 'Segmenter', 'PolygonSegmenter', 'GrabCutSegmenter',
            'PartScore', 'Segmentation', 'part_order', 'clean_mask', 'segment', 'assemble', 'segment_regions',
-           'Checkpoint', 'verify_checkpoint', 'fetch_checkpoint', 'SamSegmenter', 'load_sam', 'load_segmenter']
+           'Checkpoint', 'face_sam_tiny', 'verify_checkpoint', 'fetch_checkpoint', 'decode_prompts', 'outline_priors',
+           'SamSegmenter', 'load_sam', 'load_segmenter']
 
 # %% ../nbs/21_sam_masks.ipynb #c003
 import hashlib
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Protocol
@@ -99,7 +101,7 @@ class PolygonSegmenter:
         names = {"instrument": _SHAPES.get(species), "glasses": _SHAPES[Species.GLASSES]}
         found = {part: mask(*names.get(part) or (part,)) for part in parts if names.get(part, True)}
         if "hair" in found: found["hair"] &= ~mask("skin")  # the outline of hair goes around the face
-        if species == Species.WIG: found["instrument"] &= ~mask("skin")
+        if species == Species.WIG and "instrument" in found: found["instrument"] &= ~mask("skin")
         return {part: (m, 1.) for part, m in found.items()}
 
 _SHAPES = {  # the outlines that an instrument fills
@@ -300,7 +302,7 @@ def segment(
     "The region map of a face, with a score for each part."
     shape, d = image.shape[:2], landmarks.eye_distance
     order, outlines = part_order(species, glasses), part_outlines(landmarks)
-    zones = {p: polygon_mask(o, shape) for p, o in outlines.items()}
+    zones = {p: polygon_mask(o, shape) for p, o in outlines.items()} | _worn(landmarks, shape, species)
     oval = max(1, zones["oval"].sum())
     segmenter.set_image(image)
     if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(landmarks, order, species)
@@ -318,9 +320,14 @@ def segment(
         iou = float((mask & outline).sum()/max(1, (mask | outline).sum())) if outline is not None else float("nan")
         low, high = _AREA.get(part, (0., np.inf))
         doubt = score < .6 or (part in _CONTOUR and iou < .3) or not low <= mask.sum()/oval <= high
-        if doubt: mask = zone if part in _CONTOUR else np.zeros(shape, bool)
+        if doubt: mask = zone if zone is not None and part in (*_CONTOUR, "instrument") else np.zeros(shape, bool)
         masks[part], scores[part] = mask, PartScore(float(score), iou, float(mask.sum()/oval), bool(doubt))
     return Segmentation(assemble(masks, shape), scores, masks)
+
+def _worn(landmarks, shape, species):   # the outline of an instrument that has one
+    outlines = PolygonSegmenter()
+    outlines.set_image(np.empty(shape))
+    return {part: mask for part, (mask, _) in outlines.predict_face(landmarks, ("instrument",), species).items()}
 
 def assemble(
     masks:dict[str, np.ndarray],   # part -> bool [H, W], topmost first (`part_order`)
@@ -346,9 +353,26 @@ class Checkpoint:
     "Where weights of SAM come from, and how to know that they are the right ones."
     build:str|object   # key of `segment_anything.sam_model_registry`, or a function that builds the model
     file:str
-    url:str
+    url:str            # empty where the file comes with the package
     size:int           # bytes
     hash:str           # `sha256:…` or `md5:…`
+    outlines:bool=False  # trained with the landmarks' outline of a part as a known mask?
+
+    def model(self):   # a `segment_anything.modeling.Sam`, random weights
+        from segment_anything import sam_model_registry
+        return sam_model_registry[self.build]() if isinstance(self.build, str) else self.build()
+
+def face_sam_tiny():  # a `segment_anything.modeling.Sam`
+    "SAM's own parts, assembled small: pictures of 256 pixels, a vision transformer of 3 million parameters, random weights."
+    import torch
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+    side, patch, width = 256, 16, 128
+    grid = side//patch
+    return Sam(
+        ImageEncoderViT(img_size=side, patch_size=patch, embed_dim=192, depth=6, num_heads=3, mlp_ratio=4., out_chans=width, qkv_bias=True,
+                        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=8, global_attn_indexes=(2, 5)),
+        PromptEncoder(embed_dim=width, image_embedding_size=(grid, grid), input_image_size=(side, side), mask_in_chans=16),
+        MaskDecoder(transformer_dim=width, transformer=TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=512), iou_head_hidden_dim=width))
 
 def _mobile_sam():
     try: from mobile_sam import sam_model_registry
@@ -357,6 +381,7 @@ def _mobile_sam():
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {
+    "face_sam_tiny": Checkpoint(face_sam_tiny, "face_sam_tiny.safetensors", "", 7_654_040, "sha256:1f9fa6dd7379ebf34d32044d2fb9f3b1bee5ab324ea8313ab684962ef3c9dcf5", outlines=True),
     "sam_vit_b": Checkpoint("vit_b", "sam_vit_b_01ec64.pth", _SAM + "sam_vit_b_01ec64.pth", 375_042_383,
                             "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
     "sam_vit_l": Checkpoint("vit_l", "sam_vit_l_0b3195.pth", _SAM + "sam_vit_l_0b3195.pth", 1_249_524_607,
@@ -372,8 +397,9 @@ def verify_checkpoint(
 ) -> None:
     "Raise `InputError` unless the file has the size and the hash it should have."
     path = Path(path)
-    if not path.is_file(): raise InputError(f"{path} is missing; expected {checkpoint.file} from {checkpoint.url}")
-    advice = f"delete it and get {checkpoint.url} again"
+    source = checkpoint.url or "the package fas_nb"
+    if not path.is_file(): raise InputError(f"{path} is missing; expected {checkpoint.file} from {source}")
+    advice = f"delete it and get {source} again"
     if (size := path.stat().st_size) != checkpoint.size: raise InputError(
         f"{path} has {size} bytes, expected {checkpoint.size}; {advice}")
     kind, expected = checkpoint.hash.split(":")
@@ -387,6 +413,7 @@ def fetch_checkpoint(
     progress:bool=True,     # show a progress bar?
 ) -> Path:                  # the verified file
     "Weights from the cache, downloaded first where they are not there yet."
+    if not checkpoint.url: return Path(str(files("fas_nb")/"assets"/checkpoint.file))   # `load_sam` verifies it
     import pooch, requests  # only who downloads pays for the import
     folder = Path(folder or pooch.os_cache("fas_nb"))
     path = folder/checkpoint.file
@@ -422,34 +449,107 @@ def _resume(url, output_file, pooch, *, part, progress):  # a downloader of pooc
     part.replace(output_file)
 
 # %% ../nbs/21_sam_masks.ipynb #c032
+def decode_prompts(
+    sam,                     # a `segment_anything.modeling.Sam`
+    features,                # tensor [m, c, g, g] of its image encoder: m pictures
+    prompts:list[Prompt],    # n questions, in pixels of a picture as the encoder saw it; without points outside of it
+    priors,                  # float [n, 4g, 4g]: logits of a mask that is already known, nan for none
+    picture=(0,),            # int [n]: which picture each is about; all about the first by default
+):                           # tensors: logits [n, 4, 4g, 4g] of one mask and of three candidates, and the IoU rated for each [n, 4]
+    "Many questions about many pictures at once: SAM's own decoder takes one picture, and boxes and masks for all questions or none."
+    import torch
+    encoder, decoder, n, device = sam.prompt_encoder, sam.mask_decoder, len(prompts), features.device
+    longest = max(len(p.point_labels) for p in prompts)
+    coords, labels = torch.zeros(n, longest, 2), -torch.ones(n, longest)          # -1 is no point
+    for i, p in enumerate(prompts):
+        coords[i, :len(p.point_labels)], labels[i, :len(p.point_labels)] = torch.as_tensor(p.point_coords), torch.as_tensor(p.point_labels).float()
+    box = torch.tensor(np.float32([np.full(4, np.nan) if p.box is None else p.box for p in prompts]), device=device)
+    coords, labels, priors, picture = coords.to(device), labels.to(device), torch.as_tensor(priors, dtype=torch.float32, device=device), torch.as_tensor(picture, device=device)
+    boxed, known = box.isfinite().all(1), priors.isfinite().all((1, 2))
+
+    points = encoder._embed_points(coords, labels, pad=not boxed.any())
+    corners = torch.where(boxed[:, None, None], encoder._embed_boxes(box.nan_to_num()), encoder.not_a_point_embed.weight)
+    dense = torch.where(known[:, None, None, None], encoder.mask_downscaling(priors.nan_to_num()[:, None]), encoder.no_mask_embed.weight[:, :, None, None])
+    tokens = torch.cat([torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, -1, -1), points, *([corners] if boxed.any() else [])], 1)
+    source = features[picture] + dense
+    found, seen = decoder.transformer(source, encoder.get_dense_pe().expand(n, -1, -1, -1), tokens)
+    fine = decoder.output_upscaling(seen.transpose(1, 2).reshape(source.shape))
+    kernels = torch.stack([mlp(found[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], 1)
+    return torch.einsum("nkc,nchw->nkhw", kernels, fine), decoder.iou_prediction_head(found[:, 0])
+
+def outline_priors(
+    landmarks:Landmarks,      # in pixels of a picture as the encoder saw it
+    parts:tuple[str, ...],    # keys of `PARTS`
+    species:str,              # chooses the instrument
+    side:int,                 # of the mask that the encoder takes, 4g pixels
+    seen:int,                 # side of the picture as the encoder sees it, pixels
+) -> np.ndarray:              # float32 [n, side, side], logits of the outline of each part, nan where a part has none
+    "What the landmarks alone know of each part, as SAM takes a mask."
+    outlines = PolygonSegmenter()
+    outlines.set_image(np.empty((side, side, 3)))
+    found = outlines.predict_face(landmarks.moved(side/seen, (0., 0.)), parts, species)
+    return np.stack([16*np.float32(found[p][0]) - 8 if p in found else np.full((side, side), np.nan, np.float32) for p in parts])
+
 class SamSegmenter:
-    "The Segment Anything Model behind its own `SamPredictor`."
+    "The Segment Anything Model behind its own `SamPredictor`, all parts of a face in one call of its decoder."
     def __init__(self,
-        sam,              # a `segment_anything.modeling.Sam`
-        name:str="sam",   # for the provenance of an annotation
-        weights:str="",   # hash of the weights, for the same
+        sam,                  # a `segment_anything.modeling.Sam`
+        name:str="sam",       # for the provenance of an annotation
+        weights:str="",       # hash of the weights, for the same
+        outlines:bool=False,  # was it trained with the landmarks' outline of a part as a known mask?
+        rounds:int=1,         # times the decoder is asked, each time with the mask it gave before
     ):
         from segment_anything import SamPredictor
-        self.predictor, self.name, self.weights = SamPredictor(sam), name, weights
+        self.predictor, self.name, self.weights, self.outlines, self.rounds = SamPredictor(sam), name, weights, outlines, rounds
+        self.side = sam.prompt_encoder.mask_input_size[0]
 
     def set_image(self, image): self.predictor.set_image(image)
 
     def predict(self, prompt, mask=None):
-        "The candidate that agrees best with the points, then the one SAM rates highest."
-        h, w = self.predictor.original_size
-        inside = ((prompt.point_coords >= 0) & (prompt.point_coords < [w, h])).all(1)
-        coords, labels = prompt.point_coords[inside], prompt.point_labels[inside]
-        if mask is None and not (labels == 1).any(): return np.zeros((h, w), bool), 0.  # the part is outside of the image
-        box = None if prompt.box is None else np.clip(prompt.box, 0, [w, h, w, h])
-        ambiguous = (labels == 1).sum() == 1 and box is None and mask is None  # whole, part or sub-part?
-        masks, scores, _ = self.predictor.predict(coords, labels, box, None if mask is None else self._logits(mask), multimask_output=bool(ambiguous))
-        best = max(range(len(masks)), key=lambda i: (_agreement(masks[i], prompt), scores[i]))
-        return masks[best], float(np.clip(scores[best], 0, 1))
+        "The candidate that agrees best with the points, then the one SAM rates highest. A mask changes only where its points contradict it: by the connected piece of SAM's answer at such a point, at least by a disc."
+        if mask is None: return self._ask([prompt], np.full((1, self.side, self.side), np.nan, np.float32), 1)[0]
+        answer, rating = self._ask([prompt], self._logits(mask), 1)[0]
+        mended = mask.astype(np.uint8)
+        for (x, y), label in _wrong_side(mask, prompt):
+            _, piece = cv2.connectedComponents(((answer == label) & (mask != label)).astype(np.uint8))
+            mended[piece == (piece[y, x] or -1)] = label
+            cv2.circle(mended, (x, y), max(1, max(mask.shape)//64), label, -1)
+        return mended.astype(bool), rating
+
+    def predict_face(self, landmarks, parts, species):
+        if not self.outlines: priors = np.full((len(parts), self.side, self.side), np.nan, np.float32)
+        else:
+            parts = tuple(p for p in parts if p != "instrument" or species not in PLANAR)   # whole sheets and screens were not in its training
+            priors = outline_priors(landmarks.moved(self._zoom, (0., 0.)), parts, species, self.side, self.predictor.model.image_encoder.img_size)
+        return dict(zip(parts, self._ask([part_prompts(landmarks, p, species) for p in parts], priors, self.rounds)))
+
+    @property
+    def _zoom(self): return self.predictor.model.image_encoder.img_size/max(self.predictor.original_size)
+
+    def _ask(self, prompts, priors, rounds):
+        import torch
+        (h, w), seen = self.predictor.original_size, []
+        for p in prompts:
+            inside = ((p.point_coords >= 0) & (p.point_coords < [w, h])).all(1)
+            box = None if p.box is None else np.float32(np.clip(p.box, 0, [w, h, w, h])*self._zoom)
+            seen.append(Prompt(np.float32(p.point_coords[inside]*self._zoom), p.point_labels[inside], box))
+        with torch.inference_mode():
+            for _ in range(rounds):
+                logits, rated = decode_prompts(self.predictor.model, self.predictor.features, seen, priors)
+                first = priors; priors = logits[:, 0]
+            masks = self.predictor.model.postprocess_masks(logits, self.predictor.input_size, self.predictor.original_size).numpy() > 0
+        answers = []
+        for prompt, inner, mask, rating, prior in zip(prompts, seen, masks, rated.numpy(), first):
+            known = bool(np.isfinite(prior).all())
+            if not known and not (inner.point_labels == 1).any(): answers.append((np.zeros((h, w), bool), 0.)); continue   # the part is outside of the image
+            ambiguous = (inner.point_labels == 1).sum() == 1 and inner.box is None and not known             # whole, part or sub-part?
+            best = max(range(1, 4) if ambiguous else (0,), key=lambda i: (_agreement(mask[i], prompt), rating[i]))
+            answers.append((mask[best], float(np.clip(rating[best], 0, 1))))
+        return answers
 
     def _logits(self, mask):  # as the prompt encoder takes a mask: small, padded to a square, sure of itself
-        side = self.predictor.model.prompt_encoder.mask_input_size[0]
-        h, w = (max(1, round(n*side/max(mask.shape))) for n in mask.shape)
-        logits = np.full((1, side, side), -8, np.float32)
+        h, w = (max(1, round(n*self.side/max(mask.shape))) for n in mask.shape)
+        logits = np.full((1, self.side, self.side), -8, np.float32)
         logits[0, :h, :w] = 16*cv2.resize(mask.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA) - 8
         return logits
 
@@ -460,22 +560,22 @@ def load_sam(
 ) -> SamSegmenter:
     "A SAM segmenter from a verified checkpoint, on the CPU."
     import torch
-    from segment_anything import sam_model_registry
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
     verify_checkpoint(path, checkpoint)
-    build = sam_model_registry[checkpoint.build] if isinstance(checkpoint.build, str) else checkpoint.build
-    sam = build()
-    try: sam.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, UnpicklingError) as e: raise InputError(
+    sam = checkpoint.model()
+    try: sam.load_state_dict(load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True))   # casts to float32
+    except (RuntimeError, UnpicklingError, SafetensorError) as e: raise InputError(
         f"{path} holds other weights than {checkpoint.file}: {str(e).splitlines()[0]}; "
         f"give the checkpoint of that model") from e
-    return SamSegmenter(sam.eval(), name, checkpoint.hash)
+    return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines)
 
-SEGMENTERS = ("grabcut", "polygon", *CHECKPOINTS)
+SEGMENTERS = (*CHECKPOINTS, "grabcut", "polygon")
 
 def load_segmenter(
-    name:str="grabcut",      # one of `SEGMENTERS`
-    path:Path|None=None,     # the user's own copy of the checkpoint; fetched on demand where `None`
-    progress:bool=True,      # show a progress bar while fetching?
+    name:str="face_sam_tiny",  # one of `SEGMENTERS`
+    path:Path|None=None,       # the user's own copy of the checkpoint; fetched on demand where `None`
+    progress:bool=True,        # show a progress bar while fetching?
 ) -> Segmenter:
     "A segmenter by its name."
     if name == "grabcut": return GrabCutSegmenter()

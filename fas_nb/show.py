@@ -78,10 +78,13 @@ _PALETTE = np.zeros((256, 3), np.uint8)
 for _region, _color in REGION_COLORS.items(): _PALETTE[_region] = _color
 
 def region_picture(
-    regions:np.ndarray,   # uint8 [H, W] of `Region`
-) -> np.ndarray:          # uint8 [H, W, 3] RGB
-    "A region map in the palette of `vocab`."
-    return _PALETTE[regions]
+    regions:np.ndarray,           # uint8 [H, W] of `Region`
+    image:np.ndarray|None=None,   # uint8 [H, W, 3] RGB behind the map, or `None`
+    alpha:float=.6,               # opacity of the map over the image
+) -> np.ndarray:                  # uint8 [H, W, 3] RGB
+    "A region map in the palette of `vocab`, over its image where one is given."
+    picture = _PALETTE[regions]
+    return picture if image is None else (alpha*picture + (1 - alpha)*image).astype(np.uint8)
 
 def show_regions(
     image:np.ndarray|None,  # uint8 [H, W, 3] RGB behind the map, or `None`
@@ -92,9 +95,7 @@ def show_regions(
     title:str="",           # written above
 ) -> plt.Axes:
     "Draw a region map, over its image where one is given."
-    picture = region_picture(regions)
-    if image is not None: picture = (alpha*picture + (1 - alpha)*image).astype(np.uint8)
-    ax = show_image(picture, ax, title)
+    ax = show_image(region_picture(regions, image, alpha), ax, title)
     if legend:
         for r in np.unique(regions): ax.scatter([], [], marker="s", color=_PALETTE[r]/255, label=Region(r).name.lower())
         ax.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, .5), frameon=False)

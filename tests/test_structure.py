@@ -107,7 +107,7 @@ def test_wheel_carries_templates_tables_and_commands(tmp_path):
     assert done.returncode == 0, done.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     for wanted in ("share/fas_nb/reports/protocol.ipynb", "share/fas_nb/reports/table6.ipynb", "share/fas_nb/published/table1_wmca_loo_acer.csv",
-                   "fas_nb/assets/page.html", "fas_nb/assets/heads.npz"): assert any(n.endswith(wanted) for n in names), wanted
+                   "fas_nb/assets/page.html", "fas_nb/assets/heads.npz", "fas_nb/assets/face_sam_tiny.safetensors"): assert any(n.endswith(wanted) for n in names), wanted
     entry = next(n for n in names if n.endswith("entry_points.txt"))
     commands = re.findall(r"^(fas_\w+)", zipfile.ZipFile(next(tmp_path.glob("*.whl"))).read(entry).decode(), re.M)
     assert sorted(commands) == ["fas_annotate", "fas_check", "fas_export", "fas_predict", "fas_reproduce", "fas_run", "fas_synth"]

@@ -102,4 +102,4 @@ def dlib68(
     return np.float32([(p.x, p.y) for p in predictor(np.ascontiguousarray(image), rectangle(*(round(float(x)) for x in box))).parts()]) + np.float32(.5)
 
 # %% ../nbs/19_detectors.ipynb #c010
-FINDERS = {"3ddfa_v2": tddfa68, "dlib": dlib68}   # name -> (image, box) -> points
+FINDERS = {"3ddfa_v2": (load_tddfa, tddfa68), "dlib": (_dlib_predictor, dlib68)}   # name -> what loads it or says what is missing, (image, box) -> points

@@ -19,7 +19,7 @@ import numpy as np
 
 from .datasets import DECODING, faces_hash, given_faces, iter_frames, read_depth
 from .depth import fill_nearest, normalise_depth, sensor_depth, tddfa_depth, z_buffer
-from .detectors import FINDERS
+from .detectors import FINDERS, load_tddfa
 from .landmarks import face_crop, find_faces, given_box, landmark_flags, largest_face, named_function
 from .manifest import write_atomically
 from .parallel import Failure, run_parallel
@@ -91,11 +91,14 @@ def _segmenter(name): return load_segmenter(name)  # once per process
 @cache
 def _estimator(name):  # `auto`, `mesh`, `3ddfa_v2`, or `module:function`
     if name in ("auto", "mesh"): return None
-    return tddfa_depth if name == "3ddfa_v2" else named_function(name, "depth is auto, mesh, 3ddfa_v2 or a function;")
+    if name == "3ddfa_v2": load_tddfa(); return tddfa_depth     # fails here where its weights are missing
+    return named_function(name, "depth is auto, mesh, 3ddfa_v2 or a function;")
 
 @cache
 def _finder(name):  # `mesh`, one of `FINDERS`, or `module:function`
-    return None if name == "mesh" else FINDERS.get(name) or named_function(name, f"landmarks are those of mesh, {', '.join(FINDERS)} or of a function;")
+    if name == "mesh": return None
+    if name in FINDERS: load, find = FINDERS[name]; load(); return find
+    return named_function(name, f"landmarks are those of mesh, {', '.join(FINDERS)} or of a function;")
 
 @cache
 def _versions():

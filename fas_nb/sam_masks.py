@@ -497,18 +497,17 @@ class SamSegmenter:
         name:str="sam",       # for the provenance of an annotation
         weights:str="",       # hash of the weights, for the same
         outlines:bool=False,  # was it trained with the landmarks' outline of a part as a known mask?
-        rounds:int=1,         # times the decoder is asked, each time with the mask it gave before
     ):
         from segment_anything import SamPredictor
-        self.predictor, self.name, self.weights, self.outlines, self.rounds = SamPredictor(sam), name, weights, outlines, rounds
+        self.predictor, self.name, self.weights, self.outlines = SamPredictor(sam), name, weights, outlines
         self.side = sam.prompt_encoder.mask_input_size[0]
 
     def set_image(self, image): self.predictor.set_image(image)
 
     def predict(self, prompt, mask=None):
         "The candidate that agrees best with the points, then the one SAM rates highest. A mask changes only where its points contradict it: by the connected piece of SAM's answer at such a point, at least by a disc."
-        if mask is None: return self._ask([prompt], np.full((1, self.side, self.side), np.nan, np.float32), 1)[0]
-        answer, rating = self._ask([prompt], self._logits(mask), 1)[0]
+        if mask is None: return self._ask([prompt], self._nothing(1))[0]
+        answer, rating = self._ask([prompt], self._logits(mask))[0]
         mended = mask.astype(np.uint8)
         for (x, y), label in _wrong_side(mask, prompt):
             _, piece = cv2.connectedComponents(((answer == label) & (mask != label)).astype(np.uint8))
@@ -517,16 +516,18 @@ class SamSegmenter:
         return mended.astype(bool), rating
 
     def predict_face(self, landmarks, parts, species):
-        if not self.outlines: priors = np.full((len(parts), self.side, self.side), np.nan, np.float32)
-        else:
+        priors = self._nothing(len(parts))
+        if self.outlines:
             parts = tuple(p for p in parts if p != "instrument" or species not in PLANAR)   # whole sheets and screens were not in its training
             priors = outline_priors(landmarks.moved(self._zoom, (0., 0.)), parts, species, self.side, self.predictor.model.image_encoder.img_size)
-        return dict(zip(parts, self._ask([part_prompts(landmarks, p, species) for p in parts], priors, self.rounds)))
+        return dict(zip(parts, self._ask([part_prompts(landmarks, p, species) for p in parts], priors)))
 
     @property
     def _zoom(self): return self.predictor.model.image_encoder.img_size/max(self.predictor.original_size)
 
-    def _ask(self, prompts, priors, rounds):
+    def _nothing(self, n): return np.full((n, self.side, self.side), np.nan, np.float32)   # known of n parts
+
+    def _ask(self, prompts, priors):
         import torch
         (h, w), seen = self.predictor.original_size, []
         for p in prompts:
@@ -534,12 +535,10 @@ class SamSegmenter:
             box = None if p.box is None else np.float32(np.clip(p.box, 0, [w, h, w, h])*self._zoom)
             seen.append(Prompt(np.float32(p.point_coords[inside]*self._zoom), p.point_labels[inside], box))
         with torch.inference_mode():
-            for _ in range(rounds):
-                logits, rated = decode_prompts(self.predictor.model, self.predictor.features, seen, priors)
-                first = priors; priors = logits[:, 0]
-            masks = self.predictor.model.postprocess_masks(logits, self.predictor.input_size, self.predictor.original_size).numpy() > 0
+            logits, rated = decode_prompts(self.predictor.model, self.predictor.features, seen, priors)
+            masks = self.predictor.model.postprocess_masks(logits, self.predictor.input_size, self.predictor.original_size).cpu().numpy() > 0
         answers = []
-        for prompt, inner, mask, rating, prior in zip(prompts, seen, masks, rated.numpy(), first):
+        for prompt, inner, mask, rating, prior in zip(prompts, seen, masks, rated.cpu().numpy(), priors):
             known = bool(np.isfinite(prior).all())
             if not known and not (inner.point_labels == 1).any(): answers.append((np.zeros((h, w), bool), 0.)); continue   # the part is outside of the image
             ambiguous = (inner.point_labels == 1).sum() == 1 and inner.box is None and not known             # whole, part or sub-part?

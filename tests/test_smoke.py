@@ -147,8 +147,9 @@ def test_firewall_training_uses_the_automatic_annotation(smoke, tmp_path):
     found = [p for p in open_dataset("wmca", tmp_path/"wmca") if p.species in ("bona_fide", "prints", "rigidmask") and p.subject == "001"][:4]
     assert not (tmp_path/"wmca.truth").exists()
     extract_frames(found, tmp_path/"frames", 1, 96, workers=1, progress=False)
-    annotate_dataset(found, FrameStore(tmp_path/"frames"), tmp_path/"annotations", segmenter="grabcut", workers=1, progress=False)
+    annotate_dataset(found, FrameStore(tmp_path/"frames"), tmp_path/"annotations", workers=1, progress=False)
     folder = next((smoke/"runs/stores").glob("wmca-*"))
     frames = FrameStore(tmp_path/"frames").read([p.id for p in found])
     ours, theirs = AnnotationStore(tmp_path/"annotations").labels(frames), AnnotationStore(folder/"annotations").labels(frames)
-    assert np.array_equal(ours.regions, theirs.regions) and np.array_equal(ours.depth, theirs.depth)
+    same = ours.regions == theirs.regions   # a network in a process with other threads may round a border pixel to the other side
+    assert same.mean() > .999 and np.allclose(ours.depth[same], theirs.depth[same], atol=.01)

@@ -6,7 +6,7 @@
 __all__ = ['MIN_MEASURED', 'CROPS', 'MAPS', 'AUTOMATIC', 'FAILURES', 'face_depth', 'annotate', 'batch_maps', 'three_channel_map',
            'loss_mask', 'file_mark', 'crop_inputs', 'map_inputs', 'FrameStore', 'AnnotationStore', 'write_coco',
            'fallback_rate', 'Summary', 'withhold', 'import_corrections', 'contact_sheet', 'extract_frames',
-           'annotate_dataset', 'fill_stores', 'failed_files', 'crop_sensor']
+           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
 import hashlib, inspect, io, json, os, re, zipfile
@@ -630,6 +630,19 @@ def annotate_dataset(
     if summary.done or not (store.folder/"manifest.parquet").exists(): store.write_manifest()
     without = tuple((each[id].path, "has no crops: extract_frames failed or was not run") for id in sorted(absent))
     return replace(summary, failures=summary.failures + without)
+
+def outdated(
+    presentations:Iterable[Presentation],
+    folder:str|Path,                 # of the stores `frames` and `annotations`
+    annotations:str|Path|None=None,  # folder of the files that say where the face is
+) -> dict[str, tuple[str, ...]]:     # id -> what is another than it was, `new` where nothing was made
+    "Presentations whose crops or annotations would be made again, and why; nothing is made."
+    frames, store, why = FrameStore(Path(folder)/"frames"), AnnotationStore(Path(folder)/"annotations"), {}
+    for p in presentations:
+        differs = _differs(frames.made(p.id), crop_inputs(p, annotations, frames.settings.get("landmarks", "mesh")))
+        if not differs: differs = {what for frame in _unfinished(store, frames, p).values() for what in frame}
+        if differs: why[p.id] = tuple(sorted(differs))
+    return why
 
 FAILURES = "failures.json"
 

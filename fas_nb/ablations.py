@@ -175,7 +175,7 @@ PAPER_TABLES = (1, 2, 3, 4, 5)
 # %% ../nbs/50_ablations.ipynb #c014
 SCORING_MODULES = ("vocab", "landmarks", "maps", "mcrea", "dccdn", "training", "decision")   # what measurements of whole runs name as theirs
 TRAINS, SCORES = ("training.train",), ("decision.score_frames", "ablations.score_table")     # where the code begins
-_REPORTING = ("training._summary", "training._read_checkpoint", "training._save_checkpoint", "dccdn.save_model")   # what only draws, saves or reports
+_REPORTING = ("training._summary", "training._read_checkpoint", "training._save_checkpoint", "dccdn.save_network")   # what only draws, saves or reports
 
 def code_hashes() -> dict[str, str]:   # fields of `RunSpec`, 16 hexadecimal digits each
     "Hashes of the code that trains and of the code that scores."
@@ -577,7 +577,7 @@ def run(
     finally: shutil.rmtree(partial_folder, ignore_errors=True)   # where it failed, or another process made the same run meanwhile
 
 def _make(spec, data, folder, partial_folder, progress):
-    from fas_nb.dccdn import fuse, load_model
+    from fas_nb.dccdn import fuse, load_network
     from fas_nb.decision import predict_maps, save_model, score_frames, scoring_crop
     from fas_nb.training import train
     begun = time.perf_counter()
@@ -607,7 +607,7 @@ def _make(spec, data, folder, partial_folder, progress):
     result = dict(results(scores, spec), origin=data.origin, seconds=seconds)
     about = dict(spec=spec, origin=data.origin, frame_size=frames.images.shape[1])
     save_model(model, partial_folder/"model.safetensors", threshold=result["frame"]["threshold"], **about)
-    if validate: save_model(load_model(partial_folder/"best.safetensors")[0], partial_folder/"best.safetensors", threshold=None, **about)   # no threshold was chosen
+    if validate: save_model(load_network(partial_folder/"best.safetensors")[0], partial_folder/"best.safetensors", threshold=None, **about)   # no threshold was chosen
     (partial_folder/"last.safetensors").unlink()                  # it is the model
     shutil.rmtree(partial_folder/"packed", ignore_errors=True)
     result["provenance"] = {"annotations": spec.annotations, "frames": spec.frames, "code": spec.code, "seed": spec.seed, "data": data.fingerprints,
@@ -651,7 +651,7 @@ def results(
     spec:RunSpec,
 ) -> dict:                 # ready for JSON: by frame and by presentation, threshold from dev, rates on test
     "Error rates of a run, derived from its scores alone."
-    choose = threshold_at_bpcer if spec.fold.dataset == "wmca" else threshold_at_eer
+    choose = threshold_at_bpcer if spec.fold.dataset == "wmca" else threshold_at_eer   # Tables 1, 4, 5 (WMCA): BPCER = 1 % on dev; Tables 2, 3: equal error rate on dev
     arrays = lambda t: dict(score=t.score.to_numpy(float), species=t.species.to_numpy(str), acquired=t.acquired.to_numpy(bool))
     out = {"metrics": metric_hash(), "auc": {s: _number(auc(**arrays(part))) for s, part in scores.groupby("split")},
            "warnings": [w for s in ("dev", "test") for w in [polarity_warning(**arrays(scores[scores.split == s]))] if w]}

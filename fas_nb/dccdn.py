@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAPS', 'NETWORKS', 'RUNTIMES', 'central_difference_conv', 'CrossCDC', 'split_kernel', 'normalise', 'CFIM', 'DCCDN',
-           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_model', 'load_model', 'installed_runtimes', 'to_onnx',
+           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_network', 'load_network', 'installed_runtimes', 'to_onnx',
            'Exported', 'export_onnx', 'export_openvino']
 
 # %% ../nbs/31_dccdn.ipynb #c003
@@ -112,6 +112,7 @@ def _size(x): return tuple(map(int, x.shape[-2:]))  # plain numbers also while a
 
 class _MapNet(nn.Module):
     "What the networks have in common: sizes are checked, maps come on the H/8 grid or in the input's size."
+    _looked = False   # at the range of an input
     def forward_grid(self,
         x:torch.Tensor,   # float [n, 3, h, w], from `normalise`
         leak:float=0.,    # slope below zero, for training
@@ -129,6 +130,10 @@ class _MapNet(nn.Module):
         return F.leaky_relu(maps, leak) if leak else maps.relu()
 
     def _checked(self, x):  # in the layout that convolutions like, with the size of the grid
+        if not self._looked and x.device.type != "meta" and not torch.jit.is_tracing():   # at the first input only: a look costs time
+            self._looked = True
+            if (largest := float(x.detach().abs().amax()) if x.numel() else 0.) > 10: warnings.warn(
+                f"{type(self).__name__}: input reaches {largest:.0f}, but about -1 to 1 is expected; give normalise(images), of fas_nb.dccdn", stacklevel=5)
         h, w = _size(x)
         if h % 8 or w % 8 or not h*w: raise ValueError(
             f"{type(self).__name__}: input is {h} x {w} pixels; height and width must be multiples of 8")
@@ -150,7 +155,10 @@ class _Decoder(nn.Module):
         return self.head(x)
 
 class DCCDN(_MapNet):
-    "Dual-cross central difference network with one map per label channel."
+    """Dual-cross central difference network with one map per label channel.
+
+    It takes `normalise(images)`, about -1 to 1, not pixels of 0-255. `model(x)` gives maps in the size of the input, for looking and scoring; the loss of the paper is taken on the grid of the head,
+    `model(x, grid=True)`: see `training.annotation_loss` for a training step."""
     def __init__(self,
         theta:float=.7,             # share of the central difference term
         width:int=64,               # channels of the stem; the others scale with it
@@ -276,36 +284,36 @@ def fuse(
     return model.to(memory_format=torch.channels_last).requires_grad_(False)
 
 # %% ../nbs/31_dccdn.ipynb #c029
-def save_model(
+def save_network(
     model:nn.Module,  # not folded
     path:str|Path,    # written whole or not at all
     **metadata,       # strings kept beside the weights, e.g. `scheme="full"`
 ):
-    "Write weights and options as a safetensors file."
+    "Write weights and options as a safetensors file; `decision.save_model` adds what a verdict needs."
     from safetensors.torch import save
     about = dict(metadata, network=type(model).__name__, options=json.dumps(model.options, sort_keys=True))
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, about))
 
-def load_model(
-    path:str|Path,  # written by `save_model`
+def load_network(
+    path:str|Path,  # written by `save_network`
 ) -> tuple[nn.Module, dict[str, str]]:  # in evaluation mode, on the CPU; metadata
-    "Read a model file."
+    "Read the network of a model file, as training and export need it; to judge pictures use `decision.load_model`."
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(str(path), "pt") as file:
             about = dict(file.metadata() or {})
             state = {k: file.get_tensor(k) for k in file.keys()}
-    except FileNotFoundError: raise InputError(f"load_model: {path} does not exist; give a model.safetensors file", 2) from None
+    except FileNotFoundError: raise InputError(f"load_network: {path} does not exist; give a model.safetensors file", 2) from None
     except (SafetensorError, OSError) as error: raise InputError(
-        f"load_model: {path} is no readable safetensors file ({error}); copy or train it again") from error
+        f"load_network: {path} is no readable safetensors file ({error}); copy or train it again") from error
     networks = {c.__name__: c for c in NETWORKS.values()}
     if about.get("network") not in networks: raise InputError(
-        f"load_model: {path} names no network of this package; expected a file written by fas_nb")
+        f"load_network: {path} names no network of this package; expected a file written by fas_nb")
     model = networks[about["network"]](**json.loads(about["options"]))
     try: model.load_state_dict(state)
     except RuntimeError as error: raise InputError(
-        f"load_model: the weights in {path} do not fit {about['network']} with {about['options']}; train it again") from error
+        f"load_network: the weights in {path} do not fit {about['network']} with {about['options']}; train it again") from error
     return model.eval(), about
 
 # %% ../nbs/31_dccdn.ipynb #c032

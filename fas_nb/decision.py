@@ -84,10 +84,10 @@ def decision_scores(
     f_attack, f_real = np.full((2, len(maps)), math.nan)
     for i, (own, xy) in enumerate(zip(maps, points)):
         face, key = face_and_key_areas(xy, own.shape[1:], mode)
-        if Channel.ATTACK in channels and face.any(): f_attack[i] = own[channels.index(Channel.ATTACK)][face].mean()
-        if Channel.LIVING in channels and key.any(): f_real[i] = own[channels.index(Channel.LIVING)][key].mean()
+        if Channel.ATTACK in channels and face.any(): f_attack[i] = own[channels.index(Channel.ATTACK)][face].mean()   # Eq. 4
+        if Channel.LIVING in channels and key.any(): f_real[i] = own[channels.index(Channel.LIVING)][key].mean()      # Eq. 5
     if Channel.LIVING not in channels: return Scores(f_attack, f_real, f_attack.copy())
-    return Scores(f_attack, f_real, -f_real if Channel.ATTACK not in channels else f_attack - f_real)
+    return Scores(f_attack, f_real, -f_real if Channel.ATTACK not in channels else f_attack - f_real)   # Eq. 6: attack when this is above epsilon
 
 # %% ../nbs/40_decision.ipynb #c015
 def scoring_crop(
@@ -163,7 +163,7 @@ def save_model(
     threshold = None if threshold is None or math.isnan(threshold) else float(threshold)
     about = dict(scheme=spec.scheme, scoring=asdict(spec.scoring), threshold=threshold, origin=origin, run=spec.key(),
                  frame_size=frame_size or round(1.5*spec.scoring.size))
-    dccdn.save_model(model, path, detector=json.dumps(about, sort_keys=True, allow_nan=False))
+    dccdn.save_network(model, path, detector=json.dumps(about, sort_keys=True, allow_nan=False))
 
 def load_model(
     path:str|Path,            # written by `save_model`, or by `fas_export`
@@ -178,7 +178,7 @@ def load_model(
             f"load_model: {path} has SHA-256 {found}, expected {sha256}; the file is damaged or another one, fetch it again")
     exported = Path(path).suffix in (".onnx", ".xml")
     model = dccdn.Exported(path, runtime) if exported else None
-    model, about = (model, model.about) if exported else dccdn.load_model(path)
+    model, about = (model, model.about) if exported else dccdn.load_network(path)
     try:
         about = json.loads(about["detector"])
         about["scoring"] = ScoringOptions(**about["scoring"])
@@ -280,7 +280,7 @@ def predict(
     if threshold is None or math.isnan(threshold): raise InputError(
         "predict: these weights come without a threshold; give one", 2)
     faces = detect_landmarks(image, box)
-    if not faces: raise InputError(
+    if not faces: raise InputError(   # no face, no verdict; in a data set the mean mesh in the given box stands in, and what has no score is an error of its class
         f"{name}: no face found in {image.shape[1]} x {image.shape[0]} pixels; give a photo with one face, upright and not too small, or its box")
     face = faces[0]
     crop, scale, offset = face_crop(image, face.box, detector.frame_size)
@@ -295,7 +295,8 @@ def predict(
     notes += [FLAGS[f] for f in landmark_flags(face, image.shape[:2])]
     margin = detector.frame_size*(1 - detector.scoring.box_factor/FRAME_FACTOR)/2
     window = [(v/scale + o) for v in (margin, detector.frame_size - margin) for o in offset]
-    return Verdict("attack" if score > threshold else "bona_fide", f_attack, f_real, score, threshold,
+    return Verdict("attack" if score > threshold else "bona_fide", f_attack,   # Eq. 6, epsilon is the threshold
+                   f_real, score, threshold,
                    tuple(map(float, face.box)), face.source, tuple(notes), maps[0], channels, tuple(map(float, window)), face.points)
 
 def predict_picture(

@@ -377,7 +377,7 @@ PROMPTS = _RIGHT | {k.replace("right", "left"): _mirrored(r) for k, r in _RIGHT.
 
 _SHELL = PromptRule((*_SKIN, _at(4), _at(5)), (*_IRISES, _at(10, y=-.6), _at(152, y=.4), *_OUTSIDE), MESH["oval"], 1.1)
 _SHEET = PromptRule((_at(4), _at(234, x=-.6), _at(454, x=.6), _at(10, y=-.6), _at(152, y=.6)), (), MESH["oval"], 2.2)
-INSTRUMENTS = {  # PAI species -> how its instrument is prompted
+INSTRUMENTS = {  # PAI species -> how its instrument is prompted (fake `glasses`, masks, a wig); `PROMPTS["glasses"]` are ordinary glasses
     Species.GLASSES: PromptRule((_at(168), *_IRISES, _at(226, 127), _at(446, 356)),
                                 (*_CHEEKS, _at(9), _at(4), _at(105), _at(334)),
                                 MESH["right_eye"] + MESH["left_eye"], 1.5),

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MIN_MEASURED', 'CROPS', 'MAPS', 'LEGEND', 'AUTOMATIC', 'FLAG_WORDS', 'FAILURES', 'face_depth', 'annotate',
-           'batch_maps', 'three_channel_map', 'loss_mask', 'file_mark', 'crop_inputs', 'map_inputs', 'region_png',
-           'legend_text', 'read_region_map', 'FrameStore', 'AnnotationStore', 'write_coco', 'fallback_rate', 'Summary',
-           'withhold', 'import_corrections', 'contact_sheet', 'extract_frames', 'annotate_dataset', 'outdated',
-           'fill_stores', 'failed_files', 'crop_sensor']
+           'annotate_batch', 'batch_maps', 'three_channel_map', 'loss_mask', 'file_mark', 'crop_inputs', 'map_inputs',
+           'region_png', 'legend_text', 'read_region_map', 'FrameStore', 'AnnotationStore', 'write_coco',
+           'fallback_rate', 'Summary', 'withhold', 'import_corrections', 'contact_sheet', 'extract_frames',
+           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
 import hashlib, inspect, io, json, os, re, time, zipfile
@@ -87,6 +87,21 @@ def annotate(
         confidence=0. if landmarks.source == "fallback" else round(found.confidence, 3),
         parts={part: round(s.score, 3) for part, s in found.parts.items()},     # the segmenter's own quality
         outlined=[part for part, s in found.parts.items() if s.fallback]))      # parts whose mask was not believed
+
+def annotate_batch(
+    images:Sequence[np.ndarray],       # n times uint8 [H, W, 3] RGB, one face each
+    species:str|Sequence[str],         # of all, or of each: what was presented
+    segmenter="face_sam_tiny",         # as for `annotate`
+    **how,                             # as for `annotate`, alike for all
+) -> list[Annotation]:                 # for `training.collate`
+    "Annotate some pictures."
+    species = [species]*len(images) if isinstance(species, str) else list(species)
+    if len(species) != len(images): raise ValueError(f"annotate_batch: {len(species)} species for {len(images)} images; give one for all, or one for each")
+    done = []
+    for i, (image, kind) in enumerate(zip(images, species)):
+        try: done.append(annotate(image, kind, segmenter=segmenter, **how))
+        except InputError as error: raise InputError(f"picture {i}: {error}", error.code) from error
+    return done
 
 @cache
 def _segmenter(name): return load_segmenter(name)  # once per process

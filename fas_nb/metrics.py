@@ -164,7 +164,7 @@ def _warn_polarity(score, species, acquired):
 def threshold_at_bpcer(
     score:np.ndarray,         # float [n], development set, higher = more like an attack
     species:np.ndarray,       # str [n], PAI species or `bona_fide`
-    bpcer:float=.01,          # target, in [0, 1); 1 % in the paper
+    bpcer:float=.01,          # target, in [0, 1); 1 % in the paper (Tables 1, 4, 5: WMCA)
     *,
     acquired:np.ndarray=None, # bool [n], False: there is no score, rejected at any threshold; None: all have one
 ) -> Threshold:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'CENTRE_MOVES', 'contrastive_depth_loss', 'to_grid', 'annotation_loss', 'Batch', 'training_batch',
-           'augmented_batch', 'drawn_frames', 'learning_rate', 'pack', 'unpack', 'held_out_loss', 'train',
+           'augmented_batch', 'collate', 'drawn_frames', 'learning_rate', 'pack', 'unpack', 'held_out_loss', 'train',
            'live_curves']
 
 # %% ../nbs/32_training.ipynb #c003
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .dccdn import build_network, normalise, save_model
+from .dccdn import build_network, normalise, save_network
 from .landmarks import crop_batch
 from .manifest import whole_file
 from .maps import batch_maps
@@ -70,7 +70,19 @@ def annotation_loss(
     valid:torch.Tensor=None,  # bool [n, 1, H, W], pixels that count; all where `None`
     dilation:int=1,           # distance of contrasts, cells of the grid of `pred`
 ) -> torch.Tensor:            # scalar
-    "The loss of Eq. 3."
+    """The loss of Eq. 3, taken on the grid of the head: give `model(x, grid=True)`.
+
+    Maps in full resolution (`model(x)`) are another loss: neighbouring pixels hardly differ, and the contrast term all but vanishes; `dilation=8` takes contrasts at the same distance on the face.
+    A training step (images are 0-255, see `collate`):
+
+    >>> import torch
+    >>> from fas_nb.dccdn import DCCDN, normalise
+    >>> model, images, maps = DCCDN(width=8), torch.rand(2, 3, 64, 64)*255, torch.rand(2, 3, 64, 64)
+    >>> optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    >>> loss = annotation_loss(model(normalise(images), grid=True), maps)
+    >>> loss.backward()
+    >>> optimizer.step()
+    """
     target, valid = to_grid(target, pred.shape[-2:], valid)
     return alpha*_mean((pred - target).square(), valid) + beta*contrastive_depth_loss(pred, target, valid, dilation)
 
@@ -145,6 +157,22 @@ def augmented_batch(
     images, (maps, regions), points, _ = _cut(mixed.images, [mixed.maps, mixed.regions[:, None]], mixed.landmarks.cpu().numpy(), window, options.size)
     images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points, torch.from_numpy(np.flatnonzero(window[2])).to(device))
     return MCREAResult(images, maps, regions, points.float(), mixed.log, mixed.attack)
+
+# %% ../nbs/32_training.ipynb #c040
+def collate(
+    images,                  # n arrays uint8 [H, W, 3] RGB of one size, multiples of 8
+    annotations,             # n `Annotation` of them, as `maps.annotate_batch` gives them
+    scheme:str="full",       # key of `SCHEMES`
+    preset:str="skin",       # key of `CHANNEL_OF`
+) -> Batch:
+    "The four stacks that `mcrea` and a training step take, from annotated pictures."
+    images, annotations = [np.asarray(image) for image in images], list(annotations)
+    if not images or len(images) != len(annotations): raise ValueError(f"collate: {len(images)} images and {len(annotations)} annotations; give at least one, and as many")
+    if len(shapes := {image.shape for image in images} | {(*a.regions.shape, 3) for a in annotations}) > 1: raise ValueError(
+        f"collate: images and annotations have the shapes {', '.join(map(str, sorted(shapes)))}; crop them to one size, e.g. with landmarks.face_crop")
+    labels = Labels(np.stack([a.regions for a in annotations]), np.stack([a.depth for a in annotations]).astype(np.float32), np.array([str(a.species) for a in annotations]))
+    return Batch(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float(), torch.from_numpy(batch_maps(labels, scheme, preset)), torch.from_numpy(labels.regions),
+                 torch.from_numpy(np.stack([a.landmarks.points for a in annotations])).float())
 
 # %% ../nbs/32_training.ipynb #c016
 def drawn_frames(
@@ -310,11 +338,11 @@ def train(
     def save_best():
         network = copy.deepcopy(result)
         network.load_state_dict(kept)
-        save_model(network, Path(out)/"best.safetensors", scheme=spec.scheme)
+        save_network(network, Path(out)/"best.safetensors", scheme=spec.scheme)
     if out and main:
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out)/"log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
-        if begin: save_model(result, Path(out)/"last.safetensors", scheme=spec.scheme)   # a killed process may have left nothing to train
+        if begin: save_network(result, Path(out)/"last.safetensors", scheme=spec.scheme)   # a killed process may have left nothing to train
         if kept: save_best()
     def say(row):
         if out and main:
@@ -358,7 +386,7 @@ def train(
             say(log[-1])
             if best and log[-1][best] <= min(row[best] for row in log): kept = {k: v.clone() for k, v in result.state_dict().items()}
             if out:
-                save_model(result, Path(out)/"last.safetensors", scheme=spec.scheme)
+                save_network(result, Path(out)/"last.safetensors", scheme=spec.scheme)
                 if kept: save_best()
             if checkpoint: _save_checkpoint(Path(checkpoint), key=spec.key(), step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict(), log=log,
                                             **({"average": average.state_dict()} if average else {}), **({"kept": kept} if kept else {}))

@@ -3,7 +3,7 @@
     python tests/in_sync.py                  check
     python tests/in_sync.py --write-readme   write README.md from nbs/index.ipynb
 """
-import json, os, shutil, subprocess, sys, tempfile
+import json, os, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,8 +14,11 @@ def readme() -> str:
     from nbconvert import MarkdownExporter
     notebook = nbformat.read(ROOT/"nbs/index.ipynb", 4)
     notebook.cells = [c for c in notebook.cells if not c.source.startswith("#| hide")]
+    for cell in notebook.cells:   # of a cell that is not to be echoed, only what it says is shown
+        if cell.source.startswith("#| echo: false"): cell.cell_type, cell.source = "markdown", "\n".join("".join(o.data["text/markdown"]) for o in cell.outputs)
     body, _ = MarkdownExporter().from_notebook_node(notebook)
-    lines = [line.rstrip() for line in body.replace("](images/", "](nbs/images/").splitlines()]
+    body = re.sub(r"\]\((images/|reports\)|\w+\.ipynb)", r"](nbs/\1", body)
+    lines = [line.rstrip() for line in body.splitlines()]
     return "\n".join(line for i, line in enumerate(lines) if line or (i and lines[i - 1])).strip() + "\n"
 
 def differences(a:Path, b:Path, pattern:str) -> list[str]:

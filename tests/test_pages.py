@@ -1,5 +1,5 @@
 "What must hold of every HTML page: read by a parser everywhere, and by a browser where there is one."
-import base64, html.parser, io, json, re, shutil, subprocess
+import base64, html, html.parser, io, json, re, shutil, subprocess
 
 import pytest
 from conftest import ROOT
@@ -79,6 +79,63 @@ def test_code_is_folded(smoke):
         text = (smoke/f"reports/smoke/{name}.html").read_text(encoding="utf-8")
         folded = re.findall(r"<details>(.*?)</details>", text, re.S)
         assert text.count("<pre") == sum(f.count("<pre") for f in folded) > 3 and "<details open" not in text
+
+def tables(page):
+    "Heading or caption of a table -> its heads and rows, as texts of cells."
+    from fas_nb.reports import _Tables
+    return _Tables(page.read_text(encoding="utf-8")).found
+
+def test_what_a_table_is_read_for_comes_first(smoke):
+    "Mean and spread before single protocols, the error rate before its explanations: a narrow screen shows the first columns."
+    for n in (1, 4):
+        heads = tables(smoke/f"reports/smoke/table{n}.html")["fas_nb on rendered data"][0]
+        assert heads[:3] == ["method", "mean", "std"], heads
+    assert tables(smoke/"reports/smoke/index.html")["Tables"][0][:3] == ["table", "ours, %", "95 %"]
+
+def test_no_rate_without_its_interval(smoke):
+    "In main tables the interval stands below the number, in every cell that has one."
+    for n in (2, 3):
+        text = (smoke/f"reports/smoke/table{n}.html").read_text(encoding="utf-8")
+        table = text[text.index("fas_nb on rendered data</h2>"):text.index("Paper, on the real data")]
+        cells = re.findall(r"<td>(.*?)</td>", table)
+        numbers = [c for c in cells if re.match(r"[\d.]+<", c)]
+        assert numbers and sum('class="under"' in c for c in numbers) >= len(numbers)/2   # a standard deviation has none
+
+def test_notes_stand_once(smoke):
+    "What many cells have to say stands once below their table, under a letter; the CSV keeps it in each cell."
+    for page in pages(smoke):
+        for table in re.findall(r"<table>.*?</table>", page.read_text(encoding="utf-8"), re.S):
+            said = re.findall(r'<span class="small">(.+?)</span>', table)
+            assert len(said) == len(set(said)), f"{page.name}: {max(said, key=said.count)!r} is said {said.count(max(said, key=said.count))} times in one table"
+    assert "ignores clustering" in (smoke/"reports/smoke/tables/table3-intervals-and-spreads.csv").read_text()
+    assert "ignores clustering" in (smoke/"reports/smoke/table3.html").read_text()
+
+def test_hashes_are_folded_and_links_inside_pages_lead_somewhere(smoke):
+    for page in pages(smoke):
+        text, read = page.read_text(encoding="utf-8"), Reader(page.read_text(encoding="utf-8"))
+        if "code hash" in text: assert "Hashes, versions and settings" in text and text.index("Hashes, versions and settings") < text.index("code hash")
+        for attrs in read.all("a"):
+            href = attrs["href"]
+            if "#" not in href or href == "#content": continue
+            name, _, part = href.partition("#")
+            target = Reader((page.parent/name).read_text(encoding="utf-8") if name else text)
+            assert any(a.get("id") == part for _, a in target.found), f"{page.name}: {href} leads nowhere"
+
+def test_warnings_count_and_name_the_runs(smoke):
+    warned = [page for page in pages(smoke) if 'class="bad"' in page.read_text(encoding="utf-8")]
+    assert warned, "networks of the profile smoke train for seconds, and pages say so"
+    for page in warned:
+        for text in re.findall(r'<p class="bad">(.*?)</p>', page.read_text(encoding="utf-8"), re.S):
+            assert re.search(r"\d+ of \d+ runs", text) and 'href="' in text, f"{page.name}: {text[:200]}"
+        notebook = page.parent/"notebooks"/f"{page.stem}.ipynb"
+        if notebook.exists():   # the executed notebook says the same
+            said = notebook.read_text(encoding="utf-8")
+            first = re.sub(r"\s*<.*", "", re.search(r'<p class="bad">(.*?)</p>', page.read_text(encoding="utf-8"), re.S)[1], flags=re.S)
+            assert html.unescape(first) in said.replace('\\"', '"'), f"{notebook.name} lacks: {first}"
+
+def test_the_page_for_licence_holders_is_no_result(smoke):
+    text = (smoke/"reports/smoke/real-data.html").read_text(encoding="utf-8")
+    assert 'class="banner' not in text and "Rendered data." not in text and 'class="syn"' not in text
 
 DRIVER = """<!doctype html><body><script>
 const names = %s, seen = {};

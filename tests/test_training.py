@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BIN
-from fas_nb.dccdn import load_model
+from fas_nb.dccdn import load_network
 from fas_nb.landmarks import mean_mesh
 from fas_nb.training import drawn_frames, pack, train, unpack
 from fas_nb.vocab import (MESH, Fold, Frames, InputError, Labels, MCREAOptions, ModelOptions, Region, RunSpec, ScoringOptions,
@@ -62,7 +62,7 @@ def test_sigkill_changes_no_bit(data, whole, tmp_path, workers):
     assert 0 < step < 12, "killed between the first and the last entry of the log"
     done = subprocess.run([str(BIN/"python"), "-c", code(False)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    model, _ = load_model(tmp_path/"out/last.safetensors")
+    model, _ = load_network(tmp_path/"out/last.safetensors")
     assert equal(model, whole[0])
     assert [json.loads(line) for line in (tmp_path/"out/log.jsonl").read_text().splitlines()] == whole[1]
 
@@ -71,7 +71,7 @@ def test_best_and_last(data, whole, tmp_path):
     def told(values): return lambda model, values=iter(values): {"loss of others": next(values)}
     kept, log = train(toy_spec(), *data, validate=told(values), out=tmp_path/"out", best="loss of others", entries=4)
     assert sorted(p.name for p in (tmp_path/"out").iterdir()) == ["best.safetensors", "last.safetensors", "log.jsonl"]
-    last, best = (load_model(tmp_path/f"out/{name}.safetensors")[0] for name in ("last", "best"))
+    last, best = (load_network(tmp_path/f"out/{name}.safetensors")[0] for name in ("last", "best"))
     assert equal(last, kept) and equal(last, whole[0]) and not equal(best, kept)
     seen = []
     train(toy_spec(), *data, validate=lambda m: {"n": float(not seen.append([v.clone() for v in m.state_dict().values()]))}, entries=4)
@@ -81,7 +81,7 @@ def test_best_and_last(data, whole, tmp_path):
         if len(log) == 3: raise Stop
     with pytest.raises(Stop): train(toy_spec(), *data, validate=told(values), checkpoint=state, best="loss of others", watch=stop, entries=4)
     train(toy_spec(), *data, validate=told(values[3:]), checkpoint=state, out=tmp_path/"again", best="loss of others", entries=4)
-    assert equal(load_model(tmp_path/"again/best.safetensors")[0], best)
+    assert equal(load_network(tmp_path/"again/best.safetensors")[0], best)
 
 def nan_gradient(monkeypatch, steps):
     "A finite loss whose gradient is nan in some steps: the root of zero."

@@ -8,14 +8,14 @@ __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCOR
            'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'protocol_datasets', 'Data', 'apart',
            'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell', 'data_hashes', 'make_spec', 'check_names',
            'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn', 'work', 'flops_image', 'flops_mask',
-           'table_flops', 'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'run',
-           'test_set', 'metric_hash', 'results', 'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples',
-           'failure_log', 'take_gpu', 'rank', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage',
-           'collect_garbage']
+           'table_flops', 'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames',
+           'whole_or_absent', 'network_folder', 'make_network', 'run', 'test_set', 'metric_hash', 'results',
+           'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
+           'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, json, math, multiprocessing, os, platform, shutil, subprocess, time, traceback, warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ import pandas as pd
 
 from .closure import closure_hash
 from .datasets import CAN_RENDER, MARKER, UNFINISHED, data_origin, find_root, open_dataset
-from .manifest import file_hash, git_revision, machine, versions, write_atomically
+from .manifest import file_hash, git_revision, machine, versions, whole_folder, write_atomically
 from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters, eer, polarity_warning, threshold_at_bpcer,
                             threshold_at_eer)
 from .parallel import Failure, run_parallel
@@ -544,7 +544,7 @@ HELD_OUT = 32     # dev frames that the loss is measured on while training goes
 def _training_data(ids, data, folder):
     "Frames, labels, and how many processes make batches of them."
     from fas_nb.training import pack, unpack
-    ids = sorted(data.readable(ids), key=lambda i: i.split("/")[0])
+    ids = sorted(data.readable(ids))            # whatever order a list has: it is in no key
     one = load_frames(ids[:1], data, labels=True)
     size = len(ids)*sum(getattr(record, f.name).nbytes for record in one for f in fields(record))
     if size <= IN_MEMORY: return *load_frames(ids, data, labels=True), 0
@@ -561,6 +561,55 @@ def _held_out(spec, data):
     first = np.unique(frames.presentation, return_index=True)[1]
     return held_out_loss(spec, frames.take(first), labels.take(first))
 
+@contextmanager
+def whole_or_absent(
+    folder:Path,   # what is made; its files are looked for by name, so it counts only under that
+):                 # a temporary folder beside it
+    "A folder that gets its name when the block ends well, unless another process was faster."
+    part = folder.with_name(f"{folder.name}.{_here()}.{os.getpid()}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        try: whole_folder(part, folder)
+        except OSError:
+            if not folder.exists(): raise
+    finally: shutil.rmtree(part, ignore_errors=True)
+
+def network_folder(
+    spec:RunSpec,
+    runs_dir:str|Path,   # folder of runs
+) -> Path:
+    "Where the network of a run is kept; other runs may share it."
+    return Path(runs_dir)/"networks"/spec.network_key()
+
+def make_network(
+    spec:RunSpec,
+    data:Data,
+    runs_dir:str|Path,
+    progress:bool=False,     # draw a progress bar?
+) -> Path:                   # its folder
+    "Train the network of a run, or find it trained."
+    from fas_nb.training import train
+    folder, begun = network_folder(spec, runs_dir), time.perf_counter()
+    if (folder/"network.json").exists(): return folder
+    checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
+    with whole_or_absent(folder) as part:
+        frames, labels, workers = _training_data(spec.fold.train, data, part)
+        if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
+        _, log = train(spec, frames, labels, progress=progress, checkpoint=checkpoint, workers=workers, validate=_held_out(spec, data), out=part)
+        if rank(): return folder                                 # of several processes the first keeps it
+        shutil.rmtree(part/"packed", ignore_errors=True)
+        (part/"last.safetensors").rename(part/"model.safetensors")
+        told = dict(seconds=round(time.perf_counter() - begun, 2), last=log[-1], origin=data.origin, annotations=spec.annotations, code=spec.code, provenance=_provenance(data))
+        (part/"network.json").write_text(json.dumps(told, indent=1))
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+def _provenance(data):
+    return {"data": data.fingerprints, "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
+            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
 def run(
     spec:RunSpec,
     data:Data,
@@ -569,57 +618,37 @@ def run(
 ) -> Path:                   # the folder of the run
     "Make one run, or find it made."
     folder = Path(runs_dir)/spec.key()
-    if (folder/"result.json").exists(): return folder
-    partial_folder = folder.with_name(f"{folder.name}.{_here()}.{os.getpid()}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    try: return _make(spec, data, folder, partial_folder, progress)
-    finally: shutil.rmtree(partial_folder, ignore_errors=True)   # where it failed, or another process made the same run meanwhile
+    if is_made(spec, runs_dir): return folder
+    network = make_network(spec, data, runs_dir, progress)
+    if rank(): return folder                                     # of several processes the first scores
+    with whole_or_absent(folder) as part: _score(spec, data, network, part)
+    return folder
 
-def _make(spec, data, folder, partial_folder, progress):
+def _score(spec, data, network, part):
+    "Everything about a run but its network."
     from fas_nb.dccdn import fuse, load_model
     from fas_nb.decision import predict_maps, save_model, score_frames, scoring_crop
-    from fas_nb.training import train
-    begun = time.perf_counter()
-    frames, labels, workers = _training_data(spec.fold.train, data, partial_folder)
-    if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
-    checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
-    validate = _held_out(spec, data)
-    model, log = train(spec, frames, labels, progress=progress, checkpoint=checkpoint, workers=workers, validate=validate,
-                       best="dev loss" if validate else "", out=partial_folder)   # the log can be read while it grows
-    if rank(): return folder                                     # of several processes the first scores and keeps
-    device = str(next(model.parameters()).device)
-    trained = time.perf_counter()
-    tables = []
+    import torch
+    begun, trained, device = time.perf_counter(), json.loads((network/"network.json").read_text()), "cuda" if torch.cuda.is_available() else "cpu"
+    model, tables = load_model(network/"model.safetensors")[0].to(device), []
     for split in SPLITS:
         ids = getattr(spec.fold, split)
-        part = frames if split == "train" else load_frames(ids, data)
-        tables.append(score_table(part, score_frames(model, part, spec.scoring, spec.scheme, device=device), split, ids, data.presentations))
+        frames = load_frames(ids, data)
+        tables.append(score_table(frames, score_frames(model, frames, spec.scoring, spec.scheme, device=device), split, ids, data.presentations))
     scores = pd.concat(tables, ignore_index=True)
     shown = example_frames(scores)
     place = shown - sum(map(len, tables[:-1]))             # among the test frames, which come first in the table of their split
-    maps = predict_maps(fuse(model), scoring_crop(part.take(place), spec.scoring)[0], device) if len(shown) else np.zeros((0, 0, 0, 0))
+    maps = predict_maps(fuse(model), scoring_crop(frames.take(place), spec.scoring)[0], device) if len(shown) else np.zeros((0, 0, 0, 0))
 
-    (partial_folder/"spec.json").write_text(json.dumps(asdict(spec), indent=1))
-    scores.to_parquet(partial_folder/"scores.parquet")
-    np.savez_compressed(partial_folder/"examples.npz", row=shown, maps=(np.clip(maps, 0, 1)*255).round().astype(np.uint8))
-    seconds = {"train": round(trained - begun, 2), "score": round(time.perf_counter() - trained, 2)}
-    result = dict(results(scores, spec), origin=data.origin, seconds=seconds)
-    about = dict(spec=spec, origin=data.origin, frame_size=frames.images.shape[1])
-    save_model(model, partial_folder/"model.safetensors", threshold=result["frame"]["threshold"], **about)
-    if validate: save_model(load_model(partial_folder/"best.safetensors")[0], partial_folder/"best.safetensors", threshold=None, **about)   # no threshold was chosen
-    (partial_folder/"last.safetensors").unlink()                  # it is the model
-    shutil.rmtree(partial_folder/"packed", ignore_errors=True)
-    result["provenance"] = {"annotations": spec.annotations, "frames": spec.frames, "code": spec.code, "seed": spec.seed, "data": data.fingerprints,
-                            "weights": file_hash(partial_folder/"model.safetensors"), "scores": file_hash(partial_folder/"scores.parquet"),
-                            "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
-                            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    (partial_folder/"result.json").write_text(json.dumps(result, indent=1))
-    try: partial_folder.rename(folder)
-    except OSError:                       # another process made the same run meanwhile
-        if not (folder/"result.json").exists(): raise
-    checkpoint.unlink(missing_ok=True)
-    return folder
+    (part/"spec.json").write_text(json.dumps(asdict(spec), indent=1))
+    scores.to_parquet(part/"scores.parquet")
+    np.savez_compressed(part/"examples.npz", row=shown, maps=(np.clip(maps, 0, 1)*255).round().astype(np.uint8))
+    shutil.copy(network/"log.jsonl", part)
+    result = dict(results(scores, spec), origin=data.origin, seconds={"train": trained["seconds"], "score": round(time.perf_counter() - begun, 2)})
+    save_model(model, part/"model.safetensors", spec=spec, origin=data.origin, frame_size=frames.images.shape[1], threshold=result["frame"]["threshold"])
+    result["provenance"] = {k: getattr(spec, k) for k in ("annotations", "frames", "labels", "code", "scoring_code", "seed")} | {
+        "network": spec.network_key(), "trained": trained["provenance"], "weights": file_hash(part/"model.safetensors"), "scores": file_hash(part/"scores.parquet"), **_provenance(data)}
+    (part/"result.json").write_text(json.dumps(result, indent=1))
 
 def _here(): return hashlib.sha256(platform.node().encode()).hexdigest()[:8]   # this machine, without its name
 
@@ -776,6 +805,8 @@ def known_failures(
     return [Failure(s, f"{name.split('.')[-1]}: {what}") for s in missing.values() for log in [failure_log(s, runs_dir)] if log.exists()
             for name, _, what in [last(log)]]
 
+def _left(runs_dir, ending): return [p for folder in (Path(runs_dir), Path(runs_dir)/"networks") for p in sorted(folder.glob(f"*.{ending}"))]
+
 def make_runs(
     cells:list[Cell],
     data:Data,
@@ -795,7 +826,7 @@ def make_runs(
     try: done = run_parallel(partial(_run_unit, data=data, runs_dir=str(runs_dir)), missing, workers, scheduler,
                              f"runs ({len({c.spec.key() for c in cells}) - len(missing)} found)", progress)
     finally:
-        for path in Path(runs_dir).glob("*.partial"):     # of workers that were ended in the middle
+        for path in _left(runs_dir, "partial"):     # of workers that were ended in the middle
             if not _alive(path.name): shutil.rmtree(path, ignore_errors=True)
     failures = [d for d in done if isinstance(d, Failure)]
     for f in failures:
@@ -835,12 +866,21 @@ def garbage(
     profile:Profile,
 ) -> list[Path]:         # folders and files
     """What no run needs any more: finished runs of the profile that earlier code made, and what unfinished runs left behind: a checkpoint or a trace that
-    nothing touched for a day or whose run was finished since, a half-written folder whose process is gone. Runs of other profiles stay."""
+    nothing touched for a day or whose run was finished since, a half-written folder whose process is gone, networks of runs that go. Runs of other profiles stay."""
     runs_dir, now = Path(runs_dir), time.time()
-    old = [p.parent for p in sorted(runs_dir.glob("*/spec.json")) if (p.parent/"result.json").exists() and _outdated(json.loads(p.read_text()), profile)]
-    idle = lambda p: now - p.stat().st_mtime > ABANDONED or (runs_dir/p.name.lstrip(".").split(".")[0]/"result.json").exists()
-    left = [p for ending in ("checkpoint", "failed.log", "part") for p in sorted(runs_dir.glob(f"*.{ending}")) if idle(p)]
-    return old + left + [p for p in sorted(runs_dir.glob("*.partial")) if not _alive(p.name) or idle(p)]
+    finished = {p.parent: json.loads(p.read_text()) for p in sorted(runs_dir.glob("*/spec.json")) if (p.parent/"result.json").exists()}
+    old = [folder for folder, spec in finished.items() if _outdated(spec, profile)]
+    long_ago = lambda p: now - p.stat().st_mtime > ABANDONED
+    idle = lambda p: long_ago(p) or any((p.with_name(p.name.lstrip(".").split(".")[0])/name).exists() for name in ("result.json", "network.json"))
+    left = [p for ending in ("checkpoint", "failed.log", "part") for p in _left(runs_dir, ending) if idle(p)]
+    kept = {_network_of(folder) for folder in finished if folder not in old}
+    alone = [p.parent for p in sorted(runs_dir.glob("networks/*/network.json")) if p.parent.name not in kept and (long_ago(p) or p.parent.name in map(_network_of, old))]
+    return old + alone + left + [p for p in _left(runs_dir, "partial") if not _alive(p.name) or idle(p)]
+
+def _network_of(folder):
+    "The key of the network of a finished run; empty where it was made by an earlier version."
+    try: return read_spec(folder).network_key()
+    except InputError: return ""
 
 def collect_garbage(
     found:list[Path],   # from `garbage`
@@ -853,5 +893,6 @@ def _alive(name):
     *_, where, pid, _ = name.split(".")
     if where != _here(): return True
     try: os.kill(int(pid), 0)
+    except PermissionError: return True                  # somebody else's process, alive
     except OSError: return False
     return True

@@ -151,9 +151,10 @@ _CROPS_USE = ("av", "pillow", "h5py", "opencv-contrib-python-headless", "opencv-
 _MAPS_USE = ("torch", "segment-anything", "opencv-contrib-python-headless", "opencv-python-headless", "scikit-image", "scipy")
 
 def file_mark(
-    path:str|Path,   # a file or a folder
+    path:str|Path,   # a file or a folder; empty: none
 ) -> str:            # 16 hexadecimal digits; empty where there is nothing
     "What tells that a file, or one in a folder, is another now: size and time, wherever it lies."
+    if not str(path): return ""
     path = Path(path)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(os.path.relpath(f, path), s.st_size, s.st_mtime_ns) for f in files if f.is_file() for s in [f.stat()]]

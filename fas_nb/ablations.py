@@ -61,7 +61,7 @@ PROFILES = {p.name: p for p in (
             ScoringOptions(frames=1, size=24)),
     Profile("small", "small", 192, ModelOptions(width=32), TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
             ScoringOptions(frames=5, size=128), seeds=(0, 1, 2)),
-    Profile("paper", "", 320, ModelOptions(), TrainingOptions(), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2)))}
+    Profile("paper", "", 320, ModelOptions(), TrainingOptions(micro=20), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2)))}
 
 PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it does)
     "landmarks": (("3ddfa_v2",), "Points prompt for SAM: dense face alignment (Guo et al. 2020)"),
@@ -70,7 +70,7 @@ PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it 
     "partial": ((False,), "Datasets and Metrics: whole data sets"),
     "model.network": (("dccdn",), "Base model"), "model.width": ((64,), "Base model: DC-CDN as published"), "model.theta": ((.7,), "Hyper-parameters"),
     "training.size": ((256,), "Base model: DC-CDN as published"), "training.epochs": ((500,), "Hyper-parameters"), "training.steps": ((0,), "Hyper-parameters: epochs"),
-    "training.batch": ((160,), "Hyper-parameters"), "training.lr": ((2e-3,), "Hyper-parameters"), "training.schedule": (("halving",), "Hyper-parameters: halves every 200 epochs"),
+    "training.batch": ((160,), "Hyper-parameters"), "training.micro": ((20,), "Hyper-parameters: 160 on 8 GPUs"), "training.lr": ((2e-3,), "Hyper-parameters"), "training.schedule": (("halving",), "Hyper-parameters: halves every 200 epochs"),
     "training.flip": ((.5,), "Hyper-parameters: random horizontal flipping"), "training.crop": (((1.2, 1.4),), "Hyper-parameters: random cropping (how much is not said)"),
     "mcrea.gamma": ((.5,), "Hyper-parameters"), "mcrea.rho": ((1,), "Hyper-parameters (3 in the caption of Table 5)"), "mcrea.scheme": (("clip",), "Algorithm 1"),
     # what it does not have
@@ -175,7 +175,8 @@ PAPER_TABLES = (1, 2, 3, 4, 5)
 # %% ../nbs/50_ablations.ipynb #c014
 SCORING_MODULES = ("vocab", "landmarks", "maps", "mcrea", "dccdn", "training", "decision")   # what measurements of whole runs name as theirs
 TRAINS, SCORES = ("training.train",), ("decision.score_frames", "ablations.score_table")     # where the code begins
-_REPORTING = ("training._summary", "training._read_checkpoint", "training._save_checkpoint", "dccdn.save_model")   # what only draws, saves or reports
+_REPORTING = ("training._Book", "training._summary", "training._of_all", "training._timed", "training._stop_unless_finite",
+              "training.batch_threads")   # what only saves, reports, or says how many threads work
 
 def code_hashes() -> dict[str, str]:   # fields of `RunSpec`, 16 hexadecimal digits each
     "Hashes of the code that trains and of the code that scores."

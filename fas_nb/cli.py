@@ -51,6 +51,12 @@ def _work_options(parser):
     parser.add_argument("--slurm", metavar="FILE", help="YAML file that says how to ask SLURM for workers: queue, cores, memory, walltime, jobs, …")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
+def _source_options(parser):
+    parser.add_argument("--landmarks", default="", metavar="NAME",
+                        help="who finds landmarks: mesh, 3ddfa_v2 (the paper's, for those who have its weights), dlib, or module:function (mesh)")
+    parser.add_argument("--depth", default="", metavar="NAME",
+                        help="pseudo-depth: mesh, 3ddfa_v2 (the paper's), module:function, or auto: the sensor's where there is one, else mesh (auto)")
+
 def _profile_options(parser):
     parser.add_argument("--profile", default="demo", help="smoke, demo, small or paper (demo)")
     parser.add_argument("--data-root", default="", help="folder that holds the data sets wmca, oulu_npu, casia_fasd, replay_attack, msu_mfsd, table (data/PROFILE, rendered)")
@@ -61,6 +67,7 @@ def _profile_options(parser):
     for flag, what in (("--annotations", "files that say where the face is (the detector alone finds it)"),
                        ("--protocols", "protocol lists where they lie apart (those in the data sets' folders)")): parser.add_argument(
         flag, metavar="DIR", help=f"folder of WMCA's {what}, or one that holds a folder for each data set")
+    _source_options(parser)
     parser.add_argument("--partial", action="store_true", help="go on when listed presentations are not on disk; results are not those of the benchmark")
 
 def _scheduler(args):
@@ -72,7 +79,7 @@ def _scheduler(args):
 
 def _overrides(args):
     if bad := [s for s in args.set if "=" not in s]: raise InputError(f"--set {bad[0]}: expected FIELD=VALUE, e.g. training.steps=200", 2)
-    named = dict(annotations=args.annotations, lists=args.protocols, partial=args.partial and "true")
+    named = dict(annotations=args.annotations, lists=args.protocols, landmarks=args.landmarks, depth=args.depth, partial=args.partial and "true")
     return dict(s.split("=", 1) for s in args.set) | {field: value for field, value in named.items() if value}
 
 def _numbers(text, what):
@@ -147,6 +154,7 @@ def _annotate_parser():
     p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
     p.add_argument("--coco", metavar="FILE", help="write the crops and their region maps as COCO annotations as well")
     p.add_argument("--segmenter", help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (face_sam_tiny)")
+    _source_options(p)
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
     p.add_argument("--root", default="", help="project folder (looked for above the working folder)")
     p.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -154,31 +162,33 @@ def _annotate_parser():
     return p
 
 def _annotate(args):
-    from fas_nb.ablations import fingerprint, get_profile, store_folder
+    from fas_nb.ablations import get_profile, store_folder
     from fas_nb.datasets import dataset_name, find_root, open_dataset
     from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, failed_files, fill_stores, import_corrections, write_coco
     from fas_nb.reports import project_root
     if args.limit is not None and args.limit < 1: raise InputError(f"--limit {args.limit}: give 1 or more", 2)
     if args.corrections and not Path(args.corrections).is_dir(): raise InputError(f"--corrections {args.corrections}: is no folder; give one with region maps named as in the store's folder regions", 2)
     if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(f"--coco {args.coco}: its folder does not exist; make it first", 2)
-    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "face_sam_tiny"), "channels": args.channels}
+    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "face_sam_tiny"), "channels": args.channels,
+               "landmarks": args.landmarks or None, "depth": args.depth or None}
     profile = get_profile(args.profile or "paper", {field: value for field, value in options.items() if value is not None})
     found, given = open_dataset(args.dataset, args.folder, args.channels), args.annotations and Path(args.annotations)
     name, runs = dataset_name(args.dataset), args.runs_dir or project_root(args.root)/"runs"
-    out = Path(args.out or store_folder(profile, name, fingerprint(find_root(name, args.folder), found), found, given, runs))
+    out = Path(args.out or store_folder(profile, name, find_root(name, args.folder), given, runs))
     failed = failed_files(out)
     wanted = [p for p in found if not args.only_failed or p.path in failed]
     if args.limit and args.limit < len(wanted): wanted = [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
     done = fill_stores(found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given, only={p.id for p in wanted},
-                       workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet) if wanted else Summary(0, 0)
+                       landmarks=profile.landmarks, depth=profile.depth, workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet) if wanted else Summary(0, 0)
     store, told = AnnotationStore(out/"annotations"), {}
     mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
     if args.coco: told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {os.path.relpath(args.coco)}"
     if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")): told["look at first"] = os.path.relpath(sheet)
     failures = done.failures + mended.failures
-    if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, folder=str(out), **told), indent=1))
+    if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), folder=str(out), **told), indent=1))
     else:
         print(f"{len(wanted)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {os.path.relpath(out)}")
+        for what, number in done.again: print(f"made again because of another {what}: {number}")
         if args.corrections: print(f"{mended.done} region maps corrected, {mended.skipped} as they were, {len(mended.failures)} do not fit")
         for what, where in told.items(): print(f"{what}: {where}")
         for item, reason in failures: print(f"  {item}: {reason}")

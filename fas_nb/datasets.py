@@ -9,10 +9,10 @@ __all__ = ['LAYOUTS', 'WMCA_INSTRUMENTS', 'DECODING', 'PLANES', 'FOUR_PLANES', '
            'nearest_frames', 'registration', 'plane_names', 'open_hdf5', 'hdf5_trouble', 'frame_keys', 'container_of',
            'frame_shape', 'WMCA', 'MSU', 'Table', 'find_root', 'data_origin', 'walk', 'Scan', 'natural_order',
            'scan_dataset', 'open_dataset', 'dataset_root', 'frame_indices', 'iter_frames', 'read_frame', 'read_frames',
-           'read_depth', 'faces_path', 'given_faces', 'faces_hash']
+           'read_depth', 'faces_path', 'given_faces', 'require_faces']
 
 # %% ../nbs/10_datasets.ipynb #c003
-import hashlib, json, os, re
+import json, os, re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -758,15 +758,11 @@ def given_faces(
     path, layout = faces_path(presentation, folder), _layout(presentation)
     return layout.faces(path) if path and path.is_file() and layout.whole(presentation) else {}
 
-def faces_hash(
+def require_faces(
     presentations:Iterable[Presentation],   # of one data set
     folder:str|Path,                        # as for `faces_path`
-) -> str:                                   # 16 hexadecimal digits
-    "Hash of all face files in a folder, which must hold some of these presentations."
+):
+    "Raise `InputError` unless a folder holds the face file of some presentation."
     paths = [faces_path(p, folder) for p in presentations]
     if not any(path and path.is_file() for path in paths): raise InputError(
         f"{folder}: holds no file of given faces, " + (f"expected for instance {paths[0]}" if paths and paths[0] else "which this data set does not have"), code=2)
-    digest, suffix = hashlib.sha256(), paths[0].suffix
-    for path in sorted(entry.path for entry in walk(folder) if entry.name.endswith(suffix)):
-        digest.update(f"{os.path.relpath(path, folder)} {hashlib.sha256(Path(path).read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]

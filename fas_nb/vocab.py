@@ -365,7 +365,7 @@ class ScoringOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    "Everything that determines the scores of one run."
+    "Everything that determines the scores of one run, and apart from that what determines its network."
     fold:Fold
     scheme:str                     # key of `SCHEMES`
     model:ModelOptions
@@ -373,12 +373,22 @@ class RunSpec:
     mcrea:MCREAOptions
     scoring:ScoringOptions
     seed:int
-    annotations:str                # hash of the annotation manifest of the training frames
+    annotations:str                # hash of the crops and annotations of the training frames, species among them
     frames:str                     # content hash of the scored frames with their boxes and landmarks
-    code:str                       # hash of the code that computes scores
+    code:str                       # hash of the code that trains
     permuted:int|None = None       # seed of an exchange of labels among training presentations, a check that nothing leaks
+    labels:str = ""                # hash of species, subject and instrument of all presentations of the fold
+    scoring_code:str = ""          # hash of the code that scores
 
     def key(self) -> str:  # 64 hexadecimal digits
         "The name of the run: SHA-256 of the canonical JSON of all fields."
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _canonical_hash(asdict(self))
+
+    def network_key(self) -> str:  # 64 hexadecimal digits
+        "The name of its network: SHA-256 of what training sees. Whatever is scored, and however, leaves it as it is."
+        names = ("scheme", "model", "training", "mcrea", "seed", "annotations", "code", "permuted")
+        return _canonical_hash({k: asdict(self)[k] for k in (*names, *["labels"]*(self.permuted is not None))})
+
+def _canonical_hash(record):
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

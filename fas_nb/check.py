@@ -25,7 +25,7 @@ from .parallel import Failure, run_parallel
 from .pictures import Seen, look
 from .protocols import (PROTOCOLS, WMCA_RULES, Problem, by_rule, count_fold, find_wmca_list, folds, msu_list, oulu_folder, oulu_lines, oulu_splits,
                               protocol_counts, protocol_name, read_list, replay_list, wmca_lines)
-from .tables import FARTHEST_MM, NEAREST_MM
+from .tables import FARTHEST_MM, NEAREST_MM, depth_size
 from .vocab import BONA_FIDE, WMCA_SPECIES, Fold, InputError, Presentation
 
 # %% ../nbs/13_check.ipynb #c005
@@ -560,7 +560,8 @@ def _unit(see):
 @rule("V15", "file", "wmca", "table")
 def _distances(see):
     if see.container == "raw" or "depth" in see.p.attrs.get("channels", "") or "depth_path" in see.p.attrs:
-        whole = read_depth(see.p, 1)[0]
+        try: whole = read_depth(see.p, 1)[0]
+        except InputError as error: yield Finding("depth cannot be laid over its picture", found=str(error), severity="error"); return
         depth = see.inner(whole)
         valid = depth[depth > 0]
         seen = f"{1 - valid.size/depth.size:.0%} zero" + (f", {valid.min():.0f} / {np.median(valid):.0f} / {valid.max():.0f} (least, median, most)" if valid.size else "")
@@ -569,7 +570,9 @@ def _distances(see):
         elif valid.min() == valid.max(): yield Finding("depth is the same everywhere", found=seen)
         elif valid.max() > 65535 or depth.min() < 0: yield Finding("depth is outside of 16 bits", found=seen)
         elif see.whole and (why := see.fits(see.picture, whole, see.p) if see.fits else _distance(see.p, np.median(valid))): yield Finding(
-            "depth does not fit its picture", found=why, severity="error" if see.p.dataset == "table" else "")
+            f"depth does not fit its picture: {re.split(r' is [0-9]| [(]|;', why)[0]}", found=why, severity="error" if see.p.dataset == "table" else "")
+        if "depth_path" in see.p.attrs and (size := depth_size(see.p.attrs["depth_path"])) != see.picture.shape[1::-1]: yield Finding(
+            "depth has another size than its picture and is scaled to it", "{} x {}".format(*see.picture.shape[1::-1]), "{} x {}".format(*size), severity="note")
 
 def _distance(p, median):
     "What can be said of the distance without a face."

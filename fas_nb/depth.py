@@ -185,9 +185,9 @@ def depth_misfit(
     if fit is not None and fit < -MESH_AGREES: found.append(
         "near is large where it should be small" if near else "near is small already; leave out depth_polarity")
     if near and not said and not NEAREST_MM <= middle <= FARTHEST_MM: found.append(
-        f"the face is {middle:.4g} mm away, expected {NEAREST_MM:.0f} to {FARTHEST_MM:.0f}" + (", is this metres?" if .1 <= middle <= 5 else ""))
+        f"the distance of the face is {middle:.4g} mm, expected {NEAREST_MM:.0f} to {FARTHEST_MM:.0f}" + (", are these metres?" if .1 <= middle <= 5 else ""))
     if presentation.species == BONA_FIDE and not RELIEF_MM[0] <= high - low <= RELIEF_MM[1]: found.append(
-        f"the face has a relief of {high - low:.3g} mm, expected {RELIEF_MM[0]:.0f} to {RELIEF_MM[1]:.0f}")
+        f"the relief of the face is {high - low:.3g} mm, expected {RELIEF_MM[0]:.0f} to {RELIEF_MM[1]:.0f}")
     if fit is not None and not found:
         turn, best = max(((name, _follows(_turned(raw, *how), z, face)) for name, how in _TURNS.items() if _turned(raw, *how).shape == raw.shape),
                          key=lambda pair: pair[1])

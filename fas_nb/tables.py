@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'WANTED', 'NEAREST_MM', 'FARTHEST_MM', 'TableRead', 'column_name', 'read_csv', 'read_table',
-           'depth_reading', 'depth_maps']
+           'depth_reading', 'depth_size', 'depth_maps']
 
 # %% ../nbs/06_tables.ipynb #c003
 import csv, re
@@ -169,6 +169,21 @@ def _facing(depth, polarity):
     there = depth[depth > 0]
     return np.where(depth > 0, there.min() + there.max() - depth, 0)
 
+def _frames_of(path):
+    "The file as [n, H, W] or [n, H, W, channels]."
+    depth = _depth_array(path)
+    channels_last = depth.ndim > 2 and depth.shape[-1] in (1, 3, 4)
+    if depth.ndim == (3 if channels_last else 2): depth = depth[None]
+    if depth.ndim != (4 if channels_last else 3): raise InputError(
+        f"{path}: has shape {depth.shape}, expected one depth [H, W] for each frame")
+    return depth
+
+def depth_size(
+    path:str|Path,         # as for `depth_maps`
+) -> tuple[int, int]:      # (width, height)
+    "How large the stored depth is."
+    return _frames_of(path).shape[2:0:-1]
+
 def depth_maps(
     path:str|Path,                   # a picture or .npy: [H, W], [n, H, W], each with 1, 3 or 4 channels behind
     indices:Iterable[int],           # frames wanted
@@ -177,12 +192,10 @@ def depth_maps(
     unit_given:bool=True,            # was the unit named? 8 bits need that
 ) -> Iterator[np.ndarray]:           # float32 [height, width], nearest = smallest, 0 = not measured
     "The depth of frames, laid over the picture."
-    depth, indices = _depth_array(path), [int(i) for i in indices]
+    depth, indices = _frames_of(path), [int(i) for i in indices]
     if depth.dtype.itemsize == 1 and not unit_given: raise InputError(
         f"{path}: has 8 bits, which hold no distances in millimetres; write depth_mm_per_unit and depth_polarity into the table")
-    channels_last = depth.ndim > 2 and depth.shape[-1] in (1, 3, 4)
-    if depth.ndim == (3 if channels_last else 2): depth = depth[None]
-    if depth.ndim != (4 if channels_last else 3) or len(depth) <= max(indices): raise InputError(
+    if len(depth) <= max(indices): raise InputError(
         f"{path}: has shape {depth.shape}, expected one depth [H, W] for each of {max(indices) + 1} frames")
     for i in indices:
         one = np.asarray(_one_channel(depth[i], path), np.float32)

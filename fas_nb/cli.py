@@ -378,7 +378,9 @@ def _verdicts(args, sources, model):
             except (OSError, ValueError) as error: row["overlay_error"] = str(error)
         yield row
 
-def _shortened(text, source): return text.replace(str(source), f"{str(source)[:60]}…") if len(str(source)) > 250 else text
+def _shortened(text, source):
+    text = text.removeprefix(f"{source}: ")
+    return text.replace(str(source), f"{str(source)[:60]}…") if len(str(source)) > 250 else text
 
 def _judged(args, source, model):
     from fas_nb.decision import camera_frames, is_picture, predict, predict_frames, read_image, video_frames
@@ -409,6 +411,7 @@ def _export_parser():
     p.add_argument("model", help="weights of a run: runs/KEY/model.safetensors")
     p.add_argument("out", help="file to write, .onnx, or .xml (OpenVINO, with a .bin beside it)")
     p.add_argument("--size", type=int, help="side of the input, pixels (that of the weights)")
+    p.add_argument("--score", action="store_true", help="a graph that takes the plain face crop and its landmarks and gives the score (.onnx); the file's `recipe` says how to crop")
     p.add_argument("--images", nargs="*", default=[], help="pictures to compare on (a portrait that scikit-image brings)")
     return p
 
@@ -417,10 +420,15 @@ def _export(args):
     if suffix not in (".onnx", ".xml"): raise InputError(f"{args.out}: only .onnx and .xml are written; name the file something.onnx", 2)
     if not args.model.endswith(".safetensors"): raise InputError(f"{args.model}: only weights can be exported; give a model.safetensors", 2)
     if args.size is not None and (args.size < 24 or args.size % 8): raise InputError(f"--size {args.size}: expected a multiple of 8, 24 or more", 2)
+    if args.score and suffix != ".onnx": raise InputError(f"--score writes .onnx only; name the file something.onnx instead of {args.out}", 2)
+    from dataclasses import replace
     from fas_nb.dccdn import export_onnx, export_openvino
-    from fas_nb.decision import describe, load_model
+    from fas_nb.decision import describe, export_scorer, load_model
     loaded = load_model(args.model, runtime="torch")
     size = args.size or loaded.scoring.size
+    if args.score:
+        loaded = replace(loaded, scoring=replace(loaded.scoring, size=size))
+        return print(f"{args.out}: largest difference of the scores {export_scorer(loaded, args.out):.1e}")
     write = export_onnx if suffix == ".onnx" else export_openvino
     difference = write(loaded.model, args.out, size, about=describe(loaded, size), images=_pictures(args.images, size))
     print(f"{args.out}: largest difference to the network {difference:.1e}")

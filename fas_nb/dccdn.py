@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TAPS', 'NETWORKS', 'RUNTIMES', 'central_difference_conv', 'CrossCDC', 'split_kernel', 'normalise', 'CFIM', 'DCCDN',
-           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_model', 'load_model', 'installed_runtimes', 'to_onnx',
-           'Exported', 'export_onnx', 'export_openvino']
+           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_model', 'load_model', 'installed_runtimes', 'needed',
+           'to_onnx', 'contract', 'Exported', 'export_onnx', 'export_openvino']
 
 # %% ../nbs/31_dccdn.ipynb #c003
 import copy, importlib.util, io, json, warnings
@@ -319,7 +319,10 @@ def installed_runtimes(
     "The runtimes that can be used here, best first."
     return [name for name, package in RUNTIMES.items() if not _missing(package, *["onnx"]*convert)]
 
-def _needed(*packages):
+def needed(
+    *packages:str,   # as they are imported
+):
+    "Raise `InputError` where a package is not installed."
     if missing := _missing(*packages): raise InputError(
         f"{' and '.join(missing)} not installed; install the extra `fast`: pip install fas_nb[fast]", 2)
 
@@ -329,7 +332,7 @@ def to_onnx(
     about:dict[str, str]=None,     # metadata
 ) -> bytes:
     "The folded model as the content of an ONNX file."
-    _needed("onnx")
+    needed("onnx")
     import onnx
     folded, file = fuse(model).cpu().float(), io.BytesIO()
     with warnings.catch_warnings():   # tracing warns about the size check, which holds for the size given
@@ -337,10 +340,14 @@ def to_onnx(
         torch.onnx.export(folded, (torch.zeros(1, 3, size, size),), file, input_names=["image"], output_names=["maps"],
                           dynamic_axes={"image": {0: "n"}, "maps": {0: "n"}}, opset_version=17, dynamo=False)
     graph = onnx.load_from_string(file.getvalue())
-    onnx.helper.set_model_props(graph, {**_contract(model, size), **(about or {})})
+    onnx.helper.set_model_props(graph, {**contract(model, size), **(about or {})})
     return graph.SerializeToString()
 
-def _contract(model, size):  # how to use the file
+def contract(
+    model:nn.Module,
+    size:int,           # side of the input, pixels
+) -> dict[str, str]:
+    "What every exported file says about its input and output."
     return dict(network=type(model).__name__, options=json.dumps(model.options, sort_keys=True), size=str(size), batch="any",
                 preprocessing="face crop, RGB, float32 NCHW, (x - 127.5)/128 with x in 0-255", output="maps in the size of the input, 0 and more")
 
@@ -357,7 +364,7 @@ class Exported:
         if runtime == "auto": runtime = next((r for r in installed_runtimes() if r == "openvino" or not is_xml), "openvino" if is_xml else "onnxruntime")
         if runtime not in RUNTIMES or (is_xml and runtime != "openvino"): raise InputError(
             f"runtime {runtime!r} cannot be used; use one of {', '.join(RUNTIMES)}, openvino for .xml", 2)
-        _needed(RUNTIMES[runtime])
+        needed(RUNTIMES[runtime])
         self.runtime, threads = runtime, threads or torch.get_num_threads()
         content = file if isinstance(file, bytes) else str(file)
         try: getattr(self, f"_{runtime}")(content, threads, precision)
@@ -409,7 +416,7 @@ def export_onnx(
     images:torch.Tensor=None,      # float [n, 3, size, size] from `normalise`: real pictures to compare on
 ) -> float:                        # largest difference of the maps found
     "Write the folded model as ONNX, after checking that ONNX Runtime gives the same maps."
-    _needed("onnx", "onnxruntime")
+    needed("onnx", "onnxruntime")
     path, content = Path(path), to_onnx(model, size, about)
     difference = _parity(model, size, Exported(content, "onnxruntime"), images, tolerance)
     write_atomically(path, content)
@@ -424,12 +431,12 @@ def export_openvino(
     images:torch.Tensor=None,      # float [n, 3, size, size] from `normalise`: real pictures to compare on
 ) -> float:                        # largest difference of the maps found
     "Write the folded model in OpenVINO's format, after checking that OpenVINO gives the same maps."
-    _needed("onnx", "openvino")
+    needed("onnx", "openvino")
     import tempfile
     import openvino as ov
     path = Path(path)
     graph = ov.Core().read_model(io.BytesIO(to_onnx(model, size)))
-    for key, value in {**_contract(model, size), **(about or {})}.items(): graph.set_rt_info(value, ["fas_nb", key])
+    for key, value in {**contract(model, size), **(about or {})}.items(): graph.set_rt_info(value, ["fas_nb", key])
     with tempfile.TemporaryDirectory() as folder:
         ov.save_model(graph, f"{folder}/model.xml", compress_to_fp16=False)
         difference = _parity(model, size, Exported(f"{folder}/model.xml", "openvino"), images, tolerance)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEY_FACTOR', 'FLAGS', 'COMBINE', 'key_boxes', 'face_and_key_areas', 'Scores', 'decision_scores', 'scoring_crop',
-           'predict_maps', 'score_frames', 'Detector', 'save_model', 'load_model', 'describe', 'Verdict', 'predict',
-           'predict_picture', 'predict_sheet', 'media_files', 'passed_over', 'video_frames', 'camera_frames',
-           'predict_frames']
+           'predict_maps', 'score_frames', 'Detector', 'save_model', 'load_model', 'recipe', 'describe', 'scorer',
+           'export_scorer', 'Verdict', 'predict', 'predict_picture', 'predict_sheet', 'media_files', 'passed_over',
+           'video_frames', 'camera_frames', 'predict_frames']
 
 # %% ../nbs/40_decision.ipynb #c003
 import hashlib, json, math
@@ -181,17 +181,45 @@ def load_model(
     exported = Path(path).suffix in (".onnx", ".xml")
     model = dccdn.Exported(path, runtime) if exported else None
     model, about = (model, model.about) if exported else dccdn.load_model(path)
+    if about.get("graph") == "score": raise InputError(
+        f"load_model: {path} takes crops and landmarks and gives scores, for other programs; give the weights, or a file of fas_export without --score", 2)
     try:
         about = json.loads(about["detector"])
         about["scoring"] = ScoringOptions(**about["scoring"])
         detector = Detector(model, **about)
         channels = len(SCHEMES[detector.scheme].channels)
-    except (KeyError, TypeError, ValueError) as error: raise InputError(
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error: raise InputError(
         f"load_model: {path} holds a network but not how to score with it; expected a model.safetensors of a run of this package") from error
-    if model.options["out_channels"] != channels: raise InputError(
-        f"load_model: {path} has {model.options['out_channels']} maps but scheme {detector.scheme!r} has {channels}; train it again")
+    if not isinstance(model.options, dict) or model.options.get("out_channels") != channels: raise InputError(
+        f"load_model: {path} has {getattr(model.options, 'get', dict)('out_channels')} maps but scheme {detector.scheme!r} has {channels}; train it again")
     if exported: return detector
     return replace(detector, model=dccdn.fuse(model) if runtime in ("auto", "torch") else dccdn.Exported(dccdn.to_onnx(model, detector.scoring.size), runtime))
+
+def recipe(
+    detector:Detector,
+    size:int,         # side of the network's input, pixels
+) -> dict:            # ready for JSON
+    "Every step from a photo with its face box and landmarks to the score, for who has nothing but the exported file."
+    window, channels = detector.frame_size*detector.scoring.box_factor/FRAME_FACTOR, SCHEMES[detector.scheme].channels
+    start = (detector.frame_size - window)/2
+    formula = ("F_attack" if Channel.LIVING not in channels else "-F_real" if Channel.ATTACK not in channels else "F_attack - F_real")
+    return dict(
+        pixels="x to the right, y down; pixel i reaches from i to i + 1; colours are RGB, 0-255",
+        needs="of the face: box x0, y0, x1, y1 and 478 landmarks (x, y), both in pixels of the upright photo, in the order of MediaPipe's face mesh",
+        crop=dict(side_in_boxes=FRAME_FACTOR, size=detector.frame_size,
+                  steps="side = round(side_in_boxes*max(x1 - x0, y1 - y0)), left = round((x0 + x1 - side)/2), top = round((y0 + y1 - side)/2), halves to the "
+                        "even number; outside of the photo its border is repeated; resized to size x size, by area (OpenCV INTER_AREA) where side > size, "
+                        "else bilinear (INTER_LINEAR), 8 bits; landmarks: (p - (left, top))*size/side"),
+        window=dict(start=start, side=window, size=size,
+                    steps="of the crop; pixel i of the input is at start + (i + 0.5)*side/size - 0.5 of the crop, bilinear between its two neighbours, the border "
+                          "repeated, rounded to 8 bits, halves to the even number; landmarks: (p - start)*size/side"),
+        input="(x - 127.5)/128, float32 [n, 3, size, size], RGB", output=[c.name.lower() for c in channels],
+        areas=dict(rule="a pixel belongs where its centre (column + 0.5, row + 0.5) does",
+                   A_face=dict(polygon=list(map(int, MESH["oval"]))),
+                   A_key=dict(boxes={part: list(map(int, MESH[part])) for part in KEY_PARTS}, factor=KEY_FACTOR,
+                              steps="union of boxes; each is the bounding box of its landmarks, enlarged by factor around its middle")),
+        score=dict(F_attack="mean of the attack map over A_face", F_real="mean of the living map over A_key", score=formula, threshold=detector.threshold,
+                   decision="an attack when score > threshold"))
 
 def describe(
     detector:Detector,
@@ -203,8 +231,98 @@ def describe(
     return dict(detector=json.dumps(about, sort_keys=True, allow_nan=False), channels=", ".join(c.name.lower() for c in SCHEMES[detector.scheme].channels),
                 threshold="none was chosen" if detector.threshold is None else repr(detector.threshold),
                 polarity="score = F_attack - F_real, higher = more like an attack; an attack when score > threshold",
-                crop=f"square, {detector.scoring.box_factor} times the longer side of the face box, around its centre",
+                crop=f"square, {detector.scoring.box_factor} times the longer side of the face box, around its centre; `recipe` says every step",
+                recipe=json.dumps(recipe(detector, size or detector.scoring.size)),
                 training_data="rendered faces only: no evidence about real ones" if detector.origin != "real" else "faces of real people; see the licence of their data set")
+
+# %% ../nbs/40_decision.ipynb #b5b25554
+def scorer(
+    detector:Detector,   # of weights, not of an exported file
+):                       # a torch module
+    "(crop [n, frame_size, frame_size, 3] RGB 0-255, landmarks [n, 478, 2] in its pixels) -> score, F_attack, F_real [n], maps."
+    import torch
+    from fas_nb.dccdn import fuse, normalise
+    size, frame, channels = detector.scoring.size, detector.frame_size, SCHEMES[detector.scheme].channels
+    side = frame*detector.scoring.box_factor/FRAME_FACTOR
+    start = (frame - side)/2
+    at = start + (torch.arange(size, dtype=torch.float64) + .5)*side/size - .5
+    first, rows = at.floor(), torch.arange(size)
+    take = torch.zeros(size, frame)                    # bilinear as a product: each row has two weights
+    for step, weight in ((0, 1 - (at - first)), (1, at - first)):
+        take[rows, (first + step).clamp(0, frame - 1).long()] += weight.float()
+
+    class Scorer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = fuse(detector.model).cpu().float().eval()
+            self.register_buffer("take", take); self.register_buffer("grid", torch.arange(size) + .5)
+
+        def forward(self, crop, points):
+            images = self.take @ crop.float().permute(0, 3, 1, 2) @ self.take.T
+            maps = self.net(normalise(images.round().clamp(0, 255)))
+            points = (points.float() - start)*(size/side)
+            face, key = _inside_polygon(points[:, list(MESH["oval"])], self.grid), _inside_boxes(points, self.grid)
+            def mean(channel, area):
+                if channel not in channels: return torch.full_like(points[:, 0, 0], math.nan)
+                return (maps[:, channels.index(channel)]*area).sum((1, 2))/area.sum((1, 2))
+            f_attack, f_real = mean(Channel.ATTACK, face), mean(Channel.LIVING, key)
+            score = f_attack if Channel.LIVING not in channels else -f_real if Channel.ATTACK not in channels else f_attack - f_real
+            return score, f_attack, f_real, maps
+    return Scorer().eval()
+
+def _inside_polygon(xy, grid):   # [n, k, 2] -> float [n, size, size]
+    import torch
+    (x1, y1), (x2, y2) = xy.unbind(-1), torch.cat([xy[:, 1:], xy[:, :1]], 1).unbind(-1)
+    x1, y1, x2, y2 = (v[:, :, None] for v in (x1, y1, x2, y2))                    # [n, k, 1] against rows [size]
+    between = (y1 > grid) != (y2 > grid)
+    rise = torch.where(y2 == y1, torch.ones_like(y1), y2 - y1)
+    crossing = x1 + (x2 - x1)*(grid - y1)/rise                                     # [n, k, size]
+    hits = between[..., None] & (grid < crossing[..., None])                       # [n, k, rows, columns]
+    return hits.float().sum(1).remainder(2)
+
+def _inside_boxes(points, grid):
+    import torch
+    inside = 0
+    for part in KEY_PARTS:
+        xy = points[:, list(MESH[part])]
+        low, high = xy.amin(1), xy.amax(1)
+        middle, half = (high + low)/2, (high - low)/2*KEY_FACTOR
+        (x0, y0), (x1, y1) = (middle - half).unbind(-1), (middle + half).unbind(-1)
+        columns, rows = ((grid >= a[:, None]) & (grid <= b[:, None]) for a, b in ((x0, x1), (y0, y1)))
+        inside = inside + (rows[:, :, None] & columns[:, None, :]).float()
+    return inside.clamp(max=1.)
+
+def export_scorer(
+    detector:Detector,        # of weights
+    path:str|Path,            # .onnx, written whole or not at all
+    tolerance:float=1e-3,     # largest difference of the scores that is accepted
+) -> float:                   # largest difference found, on random pictures and a face in different places
+    "Write the graph of `scorer` as ONNX, after checking that ONNX Runtime gives the scores of `score_frames`."
+    import io, warnings
+    import torch
+    from fas_nb import dccdn
+    from fas_nb.landmarks import mesh_in_box
+    from fas_nb.manifest import write_atomically
+    dccdn.needed("onnx", "onnxruntime")
+    import onnx, onnxruntime
+    frame, file, names = detector.frame_size, io.BytesIO(), ("score", "f_attack", "f_real", "maps")
+    with warnings.catch_warnings():   # tracing warns about checks of sizes, which are fixed here
+        warnings.simplefilter("ignore")
+        torch.onnx.export(scorer(detector), (torch.zeros(2, frame, frame, 3), torch.rand(2, 478, 2)*frame), file, input_names=["crop", "points"],
+                          output_names=list(names), dynamic_axes={n: {0: "n"} for n in ("crop", "points", *names)}, opset_version=17, dynamo=False)
+    graph = onnx.load_from_string(file.getvalue())
+    onnx.helper.set_model_props(graph, {**dccdn.contract(detector.model, detector.scoring.size), **describe(detector), "graph": "score",
+        "preprocessing": f"crop: float32 [n, {frame}, {frame}, 3] RGB 0-255, as `recipe` says under crop; points: float32 [n, 478, 2], landmarks in its pixels"})
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, frame, frame, 3), np.uint8)
+    points = np.stack([mesh_in_box(np.float32([a, b, a + s, b + s])).points for a, b, s in frame*np.array([(.2, .2, .6), (.25, .15, .6), (.1, .2, .7), (.2, .25, .5)])])
+    wanted = score_frames(detector.model, Frames(images, points, np.array(["x"]*4), np.arange(4), np.array(["mesh"]*4)), detector.scoring, detector.scheme).score
+    found = session.run(["score"], dict(crop=images.astype(np.float32), points=points[..., :2].astype(np.float32)))[0]
+    if not (difference := float(np.abs(found - wanted).max())) <= tolerance: raise RuntimeError(
+        f"export: scores differ by {difference:.1e}, more than {tolerance:.1e}; no file written, please report this")
+    write_atomically(Path(path), graph.SerializeToString())
+    return difference
 
 # %% ../nbs/40_decision.ipynb #c030
 @dataclass(frozen=True, slots=True)
@@ -239,7 +357,7 @@ def predict(
     *,
     box:np.ndarray|None=None,        # float [4] XYXY pixels: the face, where it is known
 ) -> Verdict:
-    "The verdict on the largest face of a photo."
+    "The verdict on the largest face of a photo. An array is RGB: what OpenCV reads is BGR and has to be turned, `image[..., ::-1]`."
     from fas_nb.landmarks import detect_landmarks, face_crop, landmark_flags
     name = "the image" if isinstance(image, np.ndarray) else str(image)
     image = image if isinstance(image, np.ndarray) else read_image(image)

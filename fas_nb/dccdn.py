@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TAPS', 'NETWORKS', 'RUNTIMES', 'central_difference_conv', 'CrossCDC', 'split_kernel', 'normalise', 'CFIM', 'DCCDN',
-           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_model', 'load_model', 'installed_runtimes', 'needed',
-           'to_onnx', 'contract', 'Exported', 'export_onnx', 'export_openvino']
+           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_model', 'read_options', 'load_model', 'installed_runtimes',
+           'needed', 'to_onnx', 'contract', 'Exported', 'export_onnx', 'export_openvino']
 
 # %% ../nbs/31_dccdn.ipynb #c003
 import copy, importlib.util, io, json, warnings
@@ -287,6 +287,17 @@ def save_model(
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, about))
 
+def read_options(
+    about:dict[str, str],  # what a file says beside its weights
+    path,                  # of the file, for the error
+) -> dict:
+    "The options of the network in a file."
+    try: options = json.loads(about["options"])
+    except (KeyError, ValueError, RecursionError): options = None
+    if not isinstance(options, dict): raise InputError(
+        f"{path}: does not say with which options its network was made (found {about.get('options', '')[:60]!r}); get the file again")
+    return options
+
 def load_model(
     path:str|Path,  # written by `save_model`
 ) -> tuple[nn.Module, dict[str, str]]:  # in evaluation mode, on the CPU; metadata
@@ -297,15 +308,17 @@ def load_model(
             about = dict(file.metadata() or {})
             state = {k: file.get_tensor(k) for k in file.keys()}
     except FileNotFoundError: raise InputError(f"load_model: {path} does not exist; give a model.safetensors file", 2) from None
-    except (SafetensorError, OSError) as error: raise InputError(
-        f"load_model: {path} is no readable safetensors file ({error}); copy or train it again") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, MemoryError) as error: raise InputError(
+        f"load_model: {path} is no readable safetensors file ({' '.join(str(error).split())[:200]}); copy or train it again") from error
     networks = {c.__name__: c for c in NETWORKS.values()}
     if about.get("network") not in networks: raise InputError(
         f"load_model: {path} names no network of this package; expected a file written by fas_nb")
-    model = networks[about["network"]](**json.loads(about["options"]))
-    try: model.load_state_dict(state)
-    except RuntimeError as error: raise InputError(
-        f"load_model: the weights in {path} do not fit {about['network']} with {about['options']}; train it again") from error
+    try:
+        model = networks[about["network"]](**read_options(about, path))
+        model.load_state_dict(state)
+    except InputError: raise
+    except Exception as error: raise InputError(       # options that no network has fail anywhere in it
+        f"load_model: the weights in {path} do not fit {about['network']} with {about['options'][:200]!r}; train it again") from error
     return model.eval(), about
 
 # %% ../nbs/31_dccdn.ipynb #c032
@@ -371,7 +384,7 @@ class Exported:
         except RuntimeError as error: raise InputError(
             f"{'the network' if isinstance(file, bytes) else file} cannot be read by {runtime} ({str(error).splitlines()[0][:120]}); export it again") from error
         if "network" not in self.about: raise InputError(f"{file} was not written by fas_export; give a file that was")
-        self.options = json.loads(self.about["options"])
+        self.options = read_options(self.about, "the network" if isinstance(file, bytes) else file)
 
     def _onnxruntime(self, content, threads, precision):
         import onnxruntime as ort

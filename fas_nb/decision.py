@@ -190,8 +190,8 @@ def load_model(
         channels = len(SCHEMES[detector.scheme].channels)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error: raise InputError(
         f"load_model: {path} holds a network but not how to score with it; expected a model.safetensors of a run of this package") from error
-    if not isinstance(model.options, dict) or model.options.get("out_channels") != channels: raise InputError(
-        f"load_model: {path} has {getattr(model.options, 'get', dict)('out_channels')} maps but scheme {detector.scheme!r} has {channels}; train it again")
+    if model.options.get("out_channels") != channels: raise InputError(
+        f"load_model: {path} has {model.options.get('out_channels')} maps but scheme {detector.scheme!r} has {channels}; train it again")
     if exported: return detector
     return replace(detector, model=dccdn.fuse(model) if runtime in ("auto", "torch") else dccdn.Exported(dccdn.to_onnx(model, detector.scoring.size), runtime))
 

@@ -282,19 +282,19 @@ def _reproduce_parser():
                 "fas_reproduce --tables 1,2,3,4,5 --profile demo")
     p.add_argument("--tables", default="1,2,3,4,5", help="numbers, comma-separated (1,2,3,4,5); 6 compares choices that the paper leaves open")
     p.add_argument("--faces", action="store_true", help="pages of licensed data show faces")
-    p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash behind a folder of reports again and say what no longer matches")
+    p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash, number and key behind a folder of reports again, from the inputs as they are now, and say what no longer matches")
     p.add_argument("--json", action="store_true", help="print where the pages are, and what failed, as JSON")
     _profile_options(p); _work_options(p)
     return p
 
 def _verify(args):
     from fas_nb.reports import verify
-    wrong, different, compared = verify(args.verify, args.runs_dir)
+    wrong, different, compared = verify(args.verify, args.runs_dir, args.data_root)
     if args.json: print(json.dumps(dict(no_longer_matches=wrong, differs_here=different, compared=compared), indent=1))
     else:
         for line in different: print(f"differs here: {line}")
         for line in wrong: print(f"no longer matches: {line}")
-        print(f"{compared} hashes and facts compared, {len(wrong)} no longer match")
+        print(f"{compared} hashes, facts, numbers and keys compared, {len(wrong)} no longer match")
     return 1 if wrong else 0
 
 def _reproduce(args):

@@ -9,11 +9,13 @@ __all__ = ['TAPS', 'NETWORKS', 'RUNTIMES', 'central_difference_conv', 'CrossCDC'
 
 # %% ../nbs/31_dccdn.ipynb #c003
 import copy, importlib.util, io, json, warnings
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .manifest import write_atomically
 from .vocab import InputError, ModelOptions
@@ -98,6 +100,10 @@ class _Stream(nn.Module):
         self.blocks = nn.ModuleList(_chain((c, thin, wide, thin), *args) for c in (width, thin, thin))
         self.last = _chain((3*thin, thin, width), *args)
 
+    def levels(self):  # the layers of each level
+        first, *others = self.blocks
+        return [(self.stem, first), *((block,) for block in others)]
+
 class CFIM(nn.Module):
     "Cross feature interaction: each stream becomes a mixture of both; two learnable scalars, equal shares at first."
     def __init__(self):
@@ -110,8 +116,30 @@ class CFIM(nn.Module):
 
 def _size(x): return tuple(map(int, x.shape[-2:]))  # plain numbers also while an export traces
 
+@contextmanager
+def _counted_once(layers):
+    "Batch norm inside takes no note of what it sees: it saw the same batch before."
+    norms = [(m, m.momentum, m.num_batches_tracked.clone()) for m in layers.modules() if isinstance(m, nn.BatchNorm2d)]
+    for m, *_ in norms: m.momentum = 0.
+    try: yield
+    finally:
+        for m, momentum, seen in norms:
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(seen)
+
 class _MapNet(nn.Module):
     "What the networks have in common: sizes are checked, maps come on the H/8 grid or in the input's size."
+    pool = (2,)         # arguments of the pooling after each block
+    recompute = False   # are activations computed a second time for the gradient, block by block, instead of kept?
+
+    def _deeper(self, x, *layers):
+        "One level down: through these layers, then pooled."
+        layers = nn.Sequential(*layers)
+        def down(x): return F.max_pool2d(layers(x), *self.pool)
+        if not (self.recompute and self.training and torch.is_grad_enabled()): return down(x)
+        return checkpoint(down, x, use_reentrant=False, preserve_rng_state=False,
+                          context_fn=lambda: (nullcontext(), _counted_once(layers)))
+
     def forward_grid(self,
         x:torch.Tensor,   # float [n, 3, h, w], from `normalise`
         leak:float=0.,    # slope below zero, for training
@@ -169,10 +197,9 @@ class DCCDN(_MapNet):
     def logits(self, x):  # [n, out_channels, h/8, w/8]
         "The maps before the ReLU."
         x, grid = self._checked(x)
-        f, g = self.hv.stem(x), self.dg.stem(x)
-        levels, seen = [], []
-        for block_f, block_g, cfim in zip(self.hv.blocks, self.dg.blocks, self.cfim):
-            f, g = F.max_pool2d(block_f(f), 2), F.max_pool2d(block_g(g), 2)
+        f, g, levels, seen = x, x, [], []
+        for layers_f, layers_g, cfim in zip(self.hv.levels(), self.dg.levels(), self.cfim):
+            f, g = self._deeper(f, *layers_f), self._deeper(g, *layers_g)
             mixed = cfim(f, g)
             seen.insert(0, mixed)
             levels.append([m if m.shape[-2:] == grid else F.interpolate(m, grid, mode="bilinear") for m in mixed])
@@ -193,9 +220,8 @@ class _OneStream(_MapNet):
     def logits(self, x):  # [n, out_channels, h/8, w/8]
         "The maps before the ReLU."
         (x, grid), levels = self._checked(x), []
-        x = self.stream.stem(x)
-        for block in self.stream.blocks:
-            x = F.max_pool2d(block(x), *self.pool)
+        for layers in self.stream.levels():
+            x = self._deeper(x, *layers)
             levels.append(x if x.shape[-2:] == grid else F.interpolate(x, grid, mode="bilinear"))
         return self.head(self.stream.last(torch.cat(levels, 1)))
 

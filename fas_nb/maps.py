@@ -6,7 +6,7 @@
 __all__ = ['MIN_MEASURED', 'CROPS', 'MAPS', 'AUTOMATIC', 'FAILURES', 'face_depth', 'annotate', 'batch_maps', 'three_channel_map',
            'loss_mask', 'file_mark', 'crop_inputs', 'map_inputs', 'FrameStore', 'AnnotationStore', 'write_coco',
            'fallback_rate', 'Summary', 'withhold', 'import_corrections', 'contact_sheet', 'extract_frames',
-           'annotate_dataset', 'fill_stores', 'failed_files', 'crop_sensor']
+           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
 import hashlib, inspect, io, json, os, re, zipfile
@@ -151,9 +151,10 @@ _CROPS_USE = ("av", "pillow", "h5py", "opencv-contrib-python-headless", "opencv-
 _MAPS_USE = ("torch", "segment-anything", "opencv-contrib-python-headless", "opencv-python-headless", "scikit-image", "scipy")
 
 def file_mark(
-    path:str|Path,   # a file or a folder
+    path:str|Path,   # a file or a folder; empty: none
 ) -> str:            # 16 hexadecimal digits; empty where there is nothing
     "What tells that a file, or one in a folder, is another now: size and time, wherever it lies."
+    if not str(path): return ""
     path = Path(path)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(os.path.relpath(f, path), s.st_size, s.st_mtime_ns) for f in files if f.is_file() for s in [f.stat()]]
@@ -641,6 +642,19 @@ def annotate_dataset(
 
 def _known(segmenter):
     if segmenter not in SEGMENTERS: raise InputError(f"segmenter {segmenter!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+
+def outdated(
+    presentations:Iterable[Presentation],
+    folder:str|Path,                 # of the stores `frames` and `annotations`
+    annotations:str|Path|None=None,  # folder of the files that say where the face is
+) -> dict[str, tuple[str, ...]]:     # id -> what is another than it was, `new` where nothing was made
+    "Presentations whose crops or annotations would be made again, and why; nothing is made."
+    frames, store, why = FrameStore(Path(folder)/"frames"), AnnotationStore(Path(folder)/"annotations"), {}
+    for p in presentations:
+        differs = _differs(frames.made(p.id), crop_inputs(p, annotations, frames.settings.get("landmarks", "mesh")))
+        if not differs: differs = {what for frame in _unfinished(store, frames, p).values() for what in frame}
+        if differs: why[p.id] = tuple(sorted(differs))
+    return why
 
 FAILURES = "failures.json"
 

@@ -415,6 +415,7 @@ def fetch_checkpoint(
     "Weights from the cache, downloaded first where they are not there yet."
     if not checkpoint.url: return Path(str(files("fas_nb")/"assets"/checkpoint.file))   # `load_sam` verifies it
     import pooch, requests  # only who downloads pays for the import
+    from filelock import FileLock
     own = Path(folder or os.environ.get("FAS_NB_WEIGHTS") or pooch.os_cache("fas_nb"))
     path = own if own.is_file() else own/checkpoint.file
     folder = path.parent
@@ -422,8 +423,9 @@ def fetch_checkpoint(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             pooch.get_logger().setLevel("WARNING")
-            pooch.retrieve(checkpoint.url, checkpoint.hash, checkpoint.file, folder,
-                           downloader=partial(_resume, part=path.with_suffix(".part"), progress=progress))
+            with FileLock(path.with_suffix(".lock")):      # one process fetches, others wait and find the file
+                pooch.retrieve(checkpoint.url, checkpoint.hash, checkpoint.file, folder,
+                               downloader=partial(_resume, part=path.with_suffix(".part"), progress=progress))
         except requests.RequestException as e: raise InputError(
             f"{checkpoint.file} is not in {folder} and {checkpoint.url} cannot be reached ({type(e).__name__}); "
             f"go online and try again, put the file there by hand, or name your copy or its folder with --checkpoint PATH or in the environment "

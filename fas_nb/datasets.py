@@ -32,7 +32,8 @@ class GivenFace:
     eyes:np.ndarray|None = None    # float32 [2, 2] (x, y) pixels, the subject's right eye first
     points:np.ndarray|None = None  # float32 [68, 2] (x, y) pixels
 
-def _floats(values): return np.array(values, np.float32)
+def _floats(values):
+    with np.errstate(over="ignore"): return np.array(values, np.float32)   # beyond the range is infinite, hence not usable
 
 def _given(box, eyes, points=None):
     "A face whose numbers have the right shape."

@@ -120,9 +120,15 @@ def from_ibug68(
     box:np.ndarray|None=None,  # float [4] XYXY pixels; around the fitted mesh where `None`
     score:float=1.,            # confidence of the detector, 0-1
 ) -> Landmarks:                # `source` is `ibug68`, `native` holds the 68 points
-    "Landmarks of a 68-point detector as the mean mesh fitted to them."
-    if np.shape(points) != (68, 2): raise ValueError(f"from_ibug68: points have shape {np.shape(points)}, expected (68, 2)")
+    """Landmarks of a 68-point detector: its own points where it has them, so that prompts and key areas stand where it says; between and beyond them the mean mesh, fitted
+    and bent to them (a thin-plate spline, exact at the 68)."""
+    if np.shape(points) != (68, 2) or not np.isfinite(points).all() or not np.ptp(points, axis=0).all(): raise ValueError(
+        f"from_ibug68: points have shape {np.shape(points)}, expected (68, 2), finite and not all in one line")
+    from scipy.interpolate import RBFInterpolator
     mesh = fit_mean_mesh(points, IBUG68)
+    known, kept = np.unique(IBUG68, return_index=True)          # a thin plate cannot be in two places at once
+    moved = np.asarray(points, float)[kept] - mesh[known, :2]
+    mesh[:, :2] += RBFInterpolator(mesh[known, :2].astype(float), moved, kernel="thin_plate_spline")(mesh[:, :2].astype(float))
     if box is None: box = np.r_[mesh[:, :2].min(0), mesh[:, :2].max(0)]
     return Landmarks(mesh, np.float32(box), "ibug68", score, np.float32(points))
 

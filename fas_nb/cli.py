@@ -14,8 +14,6 @@ from .protocols import PROTOCOLS
 from .vocab import InputError
 
 # %% ../nbs/52_cli.ipynb #c005
-_QUIET = {"GLOG_minloglevel": "3", "TF_CPP_MIN_LOG_LEVEL": "3"}  # mediapipe's native log
-
 def _parser(name, does, example):
     return argparse.ArgumentParser(name, description=does, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
 
@@ -25,7 +23,6 @@ def _command(parser, work):
     "A console command: parse, work, and turn a user's mistake into one line and an exit code."
     def command(argv=None) -> int:
         args = parser().parse_args(argv)
-        for key, value in _QUIET.items(): os.environ.setdefault(key, value)
         try: return work(args) or 0
         except InputError as error:
             _say(f"{parser().prog}: {error}")

@@ -105,7 +105,7 @@ def _versions():
     def of(package):
         try: return version(package)
         except PackageNotFoundError: return ""
-    return {p: of(p) for p in ("fas_nb", "mediapipe", "segment-anything", "opencv-contrib-python-headless", "numpy")}
+    return {p: of(p) for p in ("fas_nb", "onnxruntime", "segment-anything", "opencv-python-headless", "numpy")}
 
 # %% ../nbs/23_three_channel_maps.ipynb #c010
 def batch_maps(
@@ -492,7 +492,7 @@ def extract_frames(
     scheduler:str|None=None,    # address of a running Dask scheduler
     progress:bool=True,         # draw a progress bar?
     annotations:str|Path|None=None,  # folder of the files that say where the face is; the detector alone where None
-    landmarks:str="mesh",            # MediaPipe's mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
+    landmarks:str="mesh",            # the 478-point mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
     only:Collection[str]|None=None,  # ids to work on; all where None
 ) -> Summary:
     "Cut the face crops of all presentations into a `FrameStore`; those that are there are skipped."

@@ -1,6 +1,6 @@
 """What mediapipe 0.10.21 says of pictures, for `face_models.ipynb`: run in an environment of its own.
 
-    uv run --no-project --python 3.12 --with-requirements ... nbs/bench/mediapipe_reference.py PICTURES.npz ANSWERS.npz
+    python mediapipe_reference.py PICTURES.npz ANSWERS.npz
 
 The two steps are those that this project took with that package: boxes on the whole picture, near ones first, then the mesh on a crop.
 """

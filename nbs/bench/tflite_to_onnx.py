@@ -1,12 +1,12 @@
 """The published TFLite face models of mediapipe 0.10.21 as ONNX graphs that take whole batches of RGB pictures.
 
-    pip download --no-deps mediapipe==0.10.21
-    uv run --no-project --python 3.13 --with tflite==2.18.0 --with ai-edge-litert==2.3.0 --with onnx==1.23.2 \\
-        --with numpy==2.5.5 nbs/bench/tflite_to_onnx.py mediapipe-0.10.21-*.whl fas_nb/assets
+    uv pip install --no-deps --python-version 3.12 --target mp mediapipe==0.10.21
+    uv run --no-project --python 3.13 --with tflite==2.18.0,ai-edge-litert==2.3.0,onnx==1.23.2,numpy==2.5.5 \\
+        nbs/bench/tflite_to_onnx.py mp/mediapipe/modules fas_nb/assets
 
 Weights keep their 16 bits. A tensor of four axes is [n, c, h, w] in the graph made here, [n, h, w, c] in the file read.
 """
-import hashlib, sys, zipfile
+import hashlib, sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 # name here -> file in the wheel, sha-256 of that file, value of a pixel of 0, value of a pixel of 255
 MODELS = {
-    "face_near": ("face_detection/face_detection_short_range.tflite", "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8", -1, 1),
-    "face_far": ("face_detection/face_detection_full_range_sparse.tflite", "2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1", -1, 1),
-    "face_mesh": ("face_landmark/face_landmark_with_attention.tflite", "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4", 0, 1),
-    "face_mesh_plain": ("face_landmark/face_landmark.tflite", "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814", 0, 1),
-    "iris": ("iris_landmark/iris_landmark.tflite", "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f", 0, 1)}
+    "face_near": ("face_detection/face_detection_short_range.tflite",
+        "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8", -1, 1),
+    "face_far": ("face_detection/face_detection_full_range_sparse.tflite",
+        "2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1", -1, 1),
+    "face_mesh": ("face_landmark/face_landmark_with_attention.tflite",
+        "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4", 0, 1),
+    "face_mesh_plain": ("face_landmark/face_landmark.tflite",
+        "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814", 0, 1),
+    "iris": ("iris_landmark/iris_landmark.tflite",
+        "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f", 0, 1)}
 BUILTIN = {code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}
 
 @dataclass
@@ -43,8 +48,8 @@ class Graph:
         shape = tuple(t.ShapeAsNumpy()) if t.ShapeLength() else ()
         if i not in self.known:
             raw = self.model.Buffers(t.Buffer())
-            kind = {tflite.TensorType.FLOAT16: "f2", tflite.TensorType.FLOAT32: "f4", tflite.TensorType.INT32: "i4"}[t.Type()]
-            self.known[i] = np.frombuffer(raw.DataAsNumpy().tobytes(), kind).reshape(shape) \
+            kinds = {tflite.TensorType.FLOAT16: "f2", tflite.TensorType.FLOAT32: "f4", tflite.TensorType.INT32: "i4"}
+            self.known[i] = np.frombuffer(raw.DataAsNumpy().tobytes(), kinds[t.Type()]).reshape(shape) \
                 if raw.DataLength() and t.Sparsity() is None else None
         return Tensor(f"t{i}", shape, self.known[i])
 
@@ -97,9 +102,10 @@ def convolution(graph, op, x, y):
     return translate
 
 def leaky(graph, x, slope, y):
-    "PReLU as slope x + (1 - slope) max(x, 0): onnxruntime keeps convolutions in its fast layout, a PRelu node breaks it."
+    "PReLU as slope x + (1 - slope) max(x, 0): a PRelu node would make onnxruntime leave its fast layout of convolutions."
     def scaled(name, by):
-        return graph.put("Conv", [name, graph.weight(by.reshape(-1, 1, 1, 1))], group=len(slope), kernel_shape=[1, 1])[0]
+        weight = graph.weight(by.reshape(-1, 1, 1, 1))
+        return graph.put("Conv", [name, weight], group=len(slope), kernel_shape=[1, 1])[0]
     graph.put("Add", [scaled(x, slope), scaled(graph.put("Relu", [x])[0], 1 - slope)], [y])
 
 def reshaped(graph, x, shape, y):   # values keep the order of the file read
@@ -128,7 +134,7 @@ def region(graph, x, options):
     back = graph.put("Neg", [sine])[0]
     level = rotated(graph, plane(options["subset_idxs"]), cosine, back)
     over = graph.constant(np.array([1]))
-    high, low = graph.put("ReduceMax", [level, over], keepdims=1)[0], graph.put("ReduceMin", [level, over], keepdims=1)[0]
+    high, low = (graph.put(f"Reduce{which}", [level, over], keepdims=1)[0] for which in ("Max", "Min"))
     middle = graph.put("Mul", [graph.put("Add", [high, low])[0], graph.constant(np.float32(.5))])[0]
     size = graph.put("Mul", [graph.put("Sub", [high, low])[0], graph.constant(np.float32(options["scale_x"]))])[0]
     side = np.float32([options["output_width"], options["output_height"]])
@@ -152,7 +158,8 @@ def sampled(graph, x, region, options, y):
     grid = graph.put("Reshape", [at, graph.constant(np.array([-1, h, w, 2]))])[0]
     read = graph.put("GridSample", [x.name, grid], mode="linear", padding_mode="zeros", align_corners=1)[0]
     reach = graph.put("ReduceMax", [graph.put("Abs", [grid])[0], graph.constant(np.array([3]))], keepdims=0)[0]
-    inside = graph.put("Cast", [graph.put("LessOrEqual", [reach, graph.constant(np.float32(1))])[0]], to=TensorProto.FLOAT)[0]
+    inside = graph.put("LessOrEqual", [reach, graph.constant(np.float32(1))])[0]
+    inside = graph.put("Cast", [inside], to=TensorProto.FLOAT)[0]
     graph.put("Mul", [read, graph.put("Unsqueeze", [inside, graph.constant(np.array([1]))])[0]], [y])
 
 def custom(graph, name, x, y, raw, regions):
@@ -187,7 +194,8 @@ def built_in(graph, op, x, y, out, options):
         kind = read(tflite.ResizeBilinearOptions)
         mode = "align_corners" if kind.AlignCorners() else "half_pixel" if kind.HalfPixelCenters() else "asymmetric"
         factors = np.float32([1, 1, out.shape[1]/x[0].shape[1], out.shape[2]/x[0].shape[2]])
-        graph.put("Resize", [x[0].name, "", graph.constant(factors)], [y], mode="linear", coordinate_transformation_mode=mode)
+        graph.put("Resize", [x[0].name, "", graph.constant(factors)], [y], mode="linear",
+                  coordinate_transformation_mode=mode)
     elif op == "DEPTH_TO_SPACE":
         graph.put("DepthToSpace", [x[0].name], [y], mode="DCR", blocksize=read(tflite.DepthToSpaceOptions).BlockSize())
     elif op == "RESHAPE": reshaped(graph, x[0], out.shape, y)
@@ -195,7 +203,7 @@ def built_in(graph, op, x, y, out, options):
     else: raise ValueError(f"operation {op} is not translated")
 
 def translate(data:bytes, low:float, high:float, dense:dict, name:str) -> onnx.ModelProto:
-    "Input uint8 [n, h, w, 3] RGB; outputs by `detector_outputs` and `mesh_outputs`, else as in the file read, one row a picture."
+    "Input uint8 [n, h, w, 3] RGB; outputs by `detector_outputs` and `mesh_outputs`, else those of the file in rows."
     graph, regions = Graph(data, dense), {}
     source = graph.source
     start, h, w = source.Inputs(0), *graph.tensor(source.Inputs(0)).shape[1:3]
@@ -215,7 +223,9 @@ def translate(data:bytes, low:float, high:float, dense:dict, name:str) -> onnx.M
             turn, shift = x[1].value.reshape(4, 4)[:2, :2], x[1].value.reshape(4, 4)[:2, 3]
             assert (turn == 1).all() and shift[0] == shift[1]
             regions[out.name] = (*regions[x[0].name][:-1], np.float32(shift[0]))
-        elif kind == "CUSTOM": custom(graph, code.CustomCode().decode(), x, out.name, op.CustomOptionsAsNumpy().tobytes() if op.CustomOptionsLength() else b"", regions)
+        elif kind == "CUSTOM":
+            raw = op.CustomOptionsAsNumpy().tobytes() if op.CustomOptionsLength() else b""
+            custom(graph, code.CustomCode().decode(), x, out.name, raw, regions)
         else: built_in(graph, kind, x, out.name, out, op.BuiltinOptions())
     finish = mesh_outputs if name == "face_mesh" else detector_outputs if name in ANCHORS else plain_outputs
     return assembled(graph, (h, w), name, finish(graph, name, regions))
@@ -224,7 +234,8 @@ def plain_outputs(graph, name, regions):
     outputs = []
     for i in graph.source.OutputsAsNumpy():
         label = graph.source.Tensors(i).Name().decode()
-        outputs.append((graph.put("Flatten", [graph.tensor(i).name], [label], axis=1)[0], [int(np.prod(graph.tensor(i).shape))]))
+        t = graph.tensor(i)
+        outputs.append((graph.put("Flatten", [t.name], [label], axis=1)[0], [int(np.prod(t.shape))]))
     return outputs
 
 def cells(side, each):   # the middles of the cells of a grid, (x, y) in [0, 1]
@@ -249,13 +260,15 @@ def detector_outputs(graph, name, regions):
     return [(faces, [len(anchors), 16]), (graph.put("Sigmoid", [flat], ["score"])[0], [len(anchors)])]
 
 def mesh_outputs(graph, name, regions):
-    "`points` [n, 478, 3] in pixels of the picture, refined as LandmarksRefinementCalculator does; `score` [n] in [0, 1]."
+    "`points` [n, 478, 3] in pixels of the picture, refined as by LandmarksRefinementCalculator; `score` [n] in [0, 1]."
     mesh, *refined, flag = graph.source.OutputsAsNumpy()
     subsets = [flexbuffers.Loads(op.CustomOptionsAsNumpy().tobytes())["subset_idxs"]
                for op in map(graph.source.Operators, range(graph.source.OperatorsLength()))
                if graph.model.OperatorCodes(op.OpcodeIndex()).CustomCode() == b"Landmarks2TransformMatrix"]
     lips, right_eye, left_eye = subsets   # sides of the person; the file says left for the left of the picture
-    def points(i, axes): return graph.put("Reshape", [graph.tensor(i).name, graph.constant(np.array([-1, int(np.prod(graph.tensor(i).shape))//axes, axes]))])[0]
+    def points(i, axes):
+        shape = np.array([-1, int(np.prod(graph.tensor(i).shape))//axes, axes])
+        return graph.put("Reshape", [graph.tensor(i).name, graph.constant(shape)])[0]
     plane, depth = graph.put("Split", [points(mesh, 3), graph.constant(np.array([2, 1]))], n=2, axis=2)
     places, at = np.arange(478), 468   # of each point among all that the network gives; the finer one wins
     for indices in (lips, right_eye, left_eye, range(468, 473), range(473, 478)):
@@ -291,14 +304,14 @@ def densified(data:bytes) -> dict:
     run.allocate_tensors(); run.invoke()
     return {i: run.get_tensor(i) for i in sparse}
 
-def main(wheel, folder, *names):
-    with zipfile.ZipFile(wheel) as archive:
-        for name in names or ("face_near", "face_far", "face_mesh"):
-            path, digest, low, high = MODELS[name]
-            data = archive.read(f"mediapipe/modules/{path}")
-            if (found := hashlib.sha256(data).hexdigest()) != digest: sys.exit(f"{path} has sha-256 {found}, expected {digest}")
-            to = Path(folder)/f"{name}.onnx"
-            to.write_bytes(translate(data, low, high, densified(data), name).SerializeToString(deterministic=True))
-            print(to.name, to.stat().st_size, hashlib.sha256(to.read_bytes()).hexdigest())
+def main(modules, folder, *names):
+    for name in names or ("face_near", "face_far", "face_mesh"):
+        path, digest, low, high = MODELS[name]
+        data = (Path(modules)/path).read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != digest: sys.exit(f"{path} has sha-256 {found}, expected {digest}")
+        to = Path(folder)/f"{name}.onnx"
+        to.write_bytes(translate(data, low, high, densified(data), name).SerializeToString(deterministic=True))
+        print(to.name, to.stat().st_size, hashlib.sha256(to.read_bytes()).hexdigest())
 
 if __name__ == "__main__": main(*sys.argv[1:])

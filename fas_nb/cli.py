@@ -14,8 +14,6 @@ from .protocols import PROTOCOLS
 from .vocab import InputError
 
 # %% ../nbs/52_cli.ipynb #c005
-_QUIET = {"GLOG_minloglevel": "3", "TF_CPP_MIN_LOG_LEVEL": "3"}  # mediapipe's native log
-
 def _parser(name, does, example):
     return argparse.ArgumentParser(name, description=does, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
 
@@ -25,7 +23,6 @@ def _prepare(prog):
     "What must hold before anything is read, drawn or printed."
     for stream in (sys.stdout, sys.stderr):      # names of files may hold what the terminal cannot show
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
-    for key, value in _QUIET.items(): os.environ.setdefault(key, value)
     if prog == "fas_reproduce": os.environ.pop("MPLBACKEND", None)    # its notebooks show their figures in the page
     else: os.environ["MPLBACKEND"] = "agg"                            # files are drawn, no window: whatever the user's backend is
 

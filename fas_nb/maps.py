@@ -107,7 +107,7 @@ def _versions():
     def of(package):
         try: return version(package)
         except PackageNotFoundError: return ""
-    return {p: of(p) for p in ("fas_nb", "mediapipe", "segment-anything", "opencv-contrib-python-headless", "numpy")}
+    return {p: of(p) for p in ("fas_nb", "onnxruntime", "segment-anything", "opencv-python-headless", "numpy")}
 
 # %% ../nbs/23_three_channel_maps.ipynb #c010
 def batch_maps(
@@ -147,8 +147,8 @@ def loss_mask(
 # %% ../nbs/23_three_channel_maps.ipynb #c044
 CROPS, MAPS = ("maps._extract",), ("maps._annotate",)   # where the code begins that makes a row
 _KEEPING = ("maps.FrameStore", "maps.AnnotationStore")  # what only keeps it
-_CROPS_USE = ("av", "pillow", "h5py", "opencv-contrib-python-headless", "opencv-python-headless", "mediapipe", "onnxruntime")
-_MAPS_USE = ("torch", "segment-anything", "opencv-contrib-python-headless", "opencv-python-headless", "scikit-image", "scipy")
+_CROPS_USE = ("av", "pillow", "h5py", "opencv-python-headless", "onnxruntime")
+_MAPS_USE = ("torch", "segment-anything", "opencv-python-headless", "scikit-image", "scipy")
 
 def file_mark(
     path:str|Path,   # a file or a folder; empty: none
@@ -585,7 +585,7 @@ def extract_frames(
     scheduler:str|None=None,    # address of a running Dask scheduler
     progress:bool=True,         # draw a progress bar?
     annotations:str|Path|None=None,  # folder of the files that say where the face is; the detector alone where None
-    landmarks:str="mesh",            # MediaPipe's mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
+    landmarks:str="mesh",            # the 478-point mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
     only:Collection[str]|None=None,  # ids to work on; all where None
 ) -> Summary:
     "Cut the face crops of all presentations into a `FrameStore`; those that are there and follow from the same as now are skipped."

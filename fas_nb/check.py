@@ -464,7 +464,7 @@ class File:
     @cached_property
     def face(self) -> np.ndarray|None:
         "Given face box nearest to the middle frame."
-        try: boxes = {i: g.box for i, g in self.given.items() if g.box is not None}
+        try: boxes = {i: g.box for i, g in self.given.items() if g.box is not None and np.isfinite(g.box).all()}
         except InputError: return None         # a rule of its own tells
         return boxes[min(boxes, key=lambda i: abs(i - self.middle))] if boxes else None
 

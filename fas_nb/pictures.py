@@ -18,9 +18,12 @@ import numpy as np
 from .vocab import InputError
 
 # %% ../nbs/04_pictures.ipynb #c005
-PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic", ".heif", ".hif")
-VIDEOS = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv", ".flv", ".ogv")
-JUNK_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")   # made by systems, not by people
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif",
+    ".jp2", ".avif", ".heic", ".heif", ".hif")
+VIDEOS = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp",
+    ".3g2", ".wmv", ".flv", ".ogv")
+# made by systems, not by people
+JUNK_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
 _STILL = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"\0\0\0\x0cjP  ")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _MOVING = (b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"0&\xb2u", b"\0\0\x01\xba", b"\0\0\x01\xb3")
@@ -38,13 +41,17 @@ def _head(path, n=32):
     try:
         if path.is_dir(): raise InputError(f"{path}: is a folder; give a picture or video file", 2)
         with open(path, "rb") as file: head = file.read(n)
-    except FileNotFoundError: raise InputError(f"{path}: cannot be opened, it does not exist; give a picture or video file", 2) from None
+    except FileNotFoundError: raise InputError(
+        f"{path}: cannot be opened, it does not exist; give a picture or video file", 2) from None
     except PermissionError: raise InputError(f"{path}: may not be read; check the permissions") from None
     except (OSError, ValueError) as error: raise InputError(
-        f"{str(path)[:200]}: cannot be opened ({getattr(error, 'strerror', None) or error}); check the name and the disk") from None
-    if not head: raise InputError(f"{path}: cannot be opened, the file is empty; expected a picture or video, copy it again")
+        f"{str(path)[:200]}: cannot be opened ({getattr(error, 'strerror', None) or error}); "
+        f"check the name and the disk") from None
+    if not head: raise InputError(
+        f"{path}: cannot be opened, the file is empty; expected a picture or video, copy it again")
     if head.startswith(_COMPANION): raise InputError(
-        f"{path}: is a companion that macOS writes beside a file and holds no picture; take the file without ._ before its name")
+        f"{path}: is a companion that macOS writes beside a file and holds no picture; "
+        f"take the file without ._ before its name")
     return head
 
 def is_picture(
@@ -74,10 +81,12 @@ def _open_still(path):
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
         try: from pillow_heif import register_heif_opener
         except ImportError: raise InputError(
-            f"{path}: is a HEIC picture of a phone, which needs pillow-heif: pip install 'fas_nb[heif]', or save it as JPEG", 2) from None
+            f"{path}: is a HEIC picture of a phone, which needs pillow-heif: pip install 'fas_nb[heif]', "
+            f"or save it as JPEG", 2) from None
         register_heif_opener()
     image = Image.open(path)
-    if getattr(image, "default_image", False): image.seek(1)   # of an animated PNG, a picture for old viewers that others never show
+    # of an animated PNG, a picture for old viewers that others never show
+    if getattr(image, "default_image", False): image.seek(1)
     return image
 
 def _orientation(image):
@@ -88,11 +97,13 @@ def _orientation(image):
 def _eight_bits(image, path):
     "8-bit RGB of any mode of Pillow."
     from PIL import Image
-    if image.mode == "F": raise InputError(f"{path}: pixels are floating point numbers; convert the picture to 8 or 16 bits")
+    if image.mode == "F": raise InputError(
+        f"{path}: pixels are floating point numbers; convert the picture to 8 or 16 bits")
     if image.mode.startswith("I"):   # 16 bits, in 16- or 32-bit numbers
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535: raise InputError(
-            f"{path}: grey values reach from {grey.min()} to {grey.max()}, expected 0 to 65535; convert the picture to 8 or 16 bits")
+            f"{path}: grey values reach from {grey.min()} to {grey.max()}, expected 0 to 65535; "
+            f"convert the picture to 8 or 16 bits")
         image = Image.fromarray(((grey*255 + 32767)//65535).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -110,7 +121,8 @@ def _still(path, use):
     except InputError: raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError): raise InputError(
         f"{path}: has more than {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels; shrink the picture") from None
-    except UnidentifiedImageError: raise InputError(f"{path}: is no picture in a known format; expected JPEG, PNG, TIFF, WebP or the like") from None
+    except UnidentifiedImageError: raise InputError(
+        f"{path}: is no picture in a known format; expected JPEG, PNG, TIFF, WebP or the like") from None
     except PermissionError: raise InputError(f"{path}: may not be read; check the permissions") from None
     except Exception as error: raise InputError(    # the readers of damaged formats raise whatever they stumble over
         f"{path}: the picture is damaged or cut off ({error}); get the file again") from error
@@ -138,12 +150,14 @@ def _open_video(path):
     _head(path)
     try: return av.open(str(path))
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error: raise InputError(
-        f"{path}: cannot be opened as a video ({getattr(error, 'strerror', None) or error}); is it complete? copy it again") from error
+        f"{path}: cannot be opened as a video ({getattr(error, 'strerror', None) or error}); "
+        f"is it complete? copy it again") from error
 
 def _stream(container):
     "The video stream that a player shows; a cover picture is none."
     streams = [s for s in container.streams.video if s.codec_context is not None]
-    if not streams: raise InputError(f"{container.name}: has no video stream that can be decoded; expected a video or picture file")
+    if not streams: raise InputError(
+        f"{container.name}: has no video stream that can be decoded; expected a video or picture file")
     moving = [s for s in streams if not int(s.disposition) & 0x400]     # 0x400: an attached picture
     return (moving or streams)[0]
 
@@ -155,7 +169,8 @@ def _packets(container, stream):
         for packet in container.demux(stream):
             if packet.size: number += 1; yield packet
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error: raise InputError(
-        f"{container.name}: the file breaks off after frame {number - 1} ({getattr(error, 'strerror', None) or error}); copy it again") from error
+        f"{container.name}: the file breaks off after frame {number - 1} "
+        f"({getattr(error, 'strerror', None) or error}); copy it again") from error
 
 def _orientation_of(frame):
     "EXIF's number for the display matrix of a frame."
@@ -170,7 +185,8 @@ def _pixels(frame, path):
     "uint8 [H, W, 3] RGB, upright, on white where a frame has alpha."
     import av
     if frame.width*frame.height > MOST_PIXELS: raise InputError(
-        f"{path}: a frame has {frame.width} x {frame.height} pixels, more than {MOST_PIXELS/1e6:.0f} million; shrink the video")
+        f"{path}: a frame has {frame.width} x {frame.height} pixels, more than {MOST_PIXELS/1e6:.0f} million; "
+        f"shrink the video")
     try:
         if any(c.is_alpha for c in frame.format.components):
             rgba = frame.to_ndarray(format="rgba").astype(np.uint16)
@@ -214,8 +230,10 @@ class Seen:
         turned = [o for o in self.orientations if o != 1]
         if turned: found.append(("an orientation tag turns or mirrors the picture, as is done here",
                                  f"orientation {', '.join(map(str, turned))} (as in EXIF)"))
-        if self.hidden and self.kind == "picture": found.append(("an animation: its first picture is taken", f"{self.hidden} more"))
-        elif self.hidden: found.append(("packets that a player never shows are left out (a trimmed clip, or one joined late)",
+        if self.hidden and self.kind == "picture": found.append(
+            ("an animation: its first picture is taken", f"{self.hidden} more"))
+        elif self.hidden: found.append(
+            ("packets that a player never shows are left out (a trimmed clip, or one joined late)",
                                         f"{self.hidden} of {self.stored}"))
         if len(self.sizes) > 1: found.append(("frames change their size inside the clip; each is cropped by itself",
                                               ", ".join(f"{w} x {h}" for w, h in self.sizes)))
@@ -244,7 +262,8 @@ def _look(path, size, time):
             if frame is None: continue
             orientation, sides = _orientation_of(frame), (frame.width, frame.height)
             turns[orientation] = sizes[sides[::-1] if orientation > 4 else sides] = True
-        if stored and not shown: raise InputError(f"{path}: none of its {stored} packets can be decoded; the file is damaged, copy it again")
+        if stored and not shown: raise InputError(
+            f"{path}: none of its {stored} packets can be decoded; the file is damaged, copy it again")
         return Seen("video", shown, max(0, stored - shown), stream.frames, stored, tuple(turns), tuple(sizes))
 
 def _look_still(image):
@@ -304,8 +323,10 @@ def _alone(path, context, packets, wanted, beyond):
         if number in keep:
             try: frames = context.decode(packet)
             except (av.FFmpegError, ValueError, MemoryError) as error: raise InputError(
-                f"{path}: frame {number} cannot be decoded ({getattr(error, 'strerror', None) or error}); the file is damaged, copy it again") from error
-            if not frames: raise InputError(f"{path}: frame {number} cannot be decoded; the file is damaged, copy it again")
+                f"{path}: frame {number} cannot be decoded ({getattr(error, 'strerror', None) or error}); "
+                f"the file is damaged, copy it again") from error
+            if not frames: raise InputError(
+                f"{path}: frame {number} cannot be decoded; the file is damaged, copy it again")
             yield _pixels(frames[0], path)
             if number == wanted[-1]: return
         number += 1

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TAPS', 'NETWORKS', 'RUNTIMES', 'central_difference_conv', 'CrossCDC', 'split_kernel', 'normalise', 'CFIM', 'DCCDN',
-           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_model', 'load_model', 'installed_runtimes', 'to_onnx',
-           'Exported', 'export_onnx', 'export_openvino']
+           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_model', 'read_options', 'load_model', 'installed_runtimes',
+           'needed', 'to_onnx', 'contract', 'Exported', 'export_onnx', 'export_openvino']
 
 # %% ../nbs/31_dccdn.ipynb #c003
 import copy, importlib.util, io, json, warnings
@@ -313,6 +313,17 @@ def save_model(
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, about))
 
+def read_options(
+    about:dict[str, str],  # what a file says beside its weights
+    path,                  # of the file, for the error
+) -> dict:
+    "The options of the network in a file."
+    try: options = json.loads(about["options"])
+    except (KeyError, ValueError, RecursionError): options = None
+    if not isinstance(options, dict): raise InputError(
+        f"{path}: does not say with which options its network was made (found {about.get('options', '')[:60]!r}); get the file again")
+    return options
+
 def load_model(
     path:str|Path,  # written by `save_model`
 ) -> tuple[nn.Module, dict[str, str]]:  # in evaluation mode, on the CPU; metadata
@@ -323,15 +334,17 @@ def load_model(
             about = dict(file.metadata() or {})
             state = {k: file.get_tensor(k) for k in file.keys()}
     except FileNotFoundError: raise InputError(f"load_model: {path} does not exist; give a model.safetensors file", 2) from None
-    except (SafetensorError, OSError) as error: raise InputError(
-        f"load_model: {path} is no readable safetensors file ({error}); copy or train it again") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, MemoryError) as error: raise InputError(
+        f"load_model: {path} is no readable safetensors file ({' '.join(str(error).split())[:200]}); copy or train it again") from error
     networks = {c.__name__: c for c in NETWORKS.values()}
     if about.get("network") not in networks: raise InputError(
         f"load_model: {path} names no network of this package; expected a file written by fas_nb")
-    model = networks[about["network"]](**json.loads(about["options"]))
-    try: model.load_state_dict(state)
-    except RuntimeError as error: raise InputError(
-        f"load_model: the weights in {path} do not fit {about['network']} with {about['options']}; train it again") from error
+    try:
+        model = networks[about["network"]](**read_options(about, path))
+        model.load_state_dict(state)
+    except InputError: raise
+    except Exception as error: raise InputError(       # options that no network has fail anywhere in it
+        f"load_model: the weights in {path} do not fit {about['network']} with {about['options'][:200]!r}; train it again") from error
     return model.eval(), about
 
 # %% ../nbs/31_dccdn.ipynb #c032
@@ -345,7 +358,10 @@ def installed_runtimes(
     "The runtimes that can be used here, best first."
     return [name for name, package in RUNTIMES.items() if not _missing(package, *["onnx"]*convert)]
 
-def _needed(*packages):
+def needed(
+    *packages:str,   # as they are imported
+):
+    "Raise `InputError` where a package is not installed."
     if missing := _missing(*packages): raise InputError(
         f"{' and '.join(missing)} not installed; install the extra `fast`: pip install fas_nb[fast]", 2)
 
@@ -355,7 +371,7 @@ def to_onnx(
     about:dict[str, str]=None,     # metadata
 ) -> bytes:
     "The folded model as the content of an ONNX file."
-    _needed("onnx")
+    needed("onnx")
     import onnx
     folded, file = fuse(model).cpu().float(), io.BytesIO()
     with warnings.catch_warnings():   # tracing warns about the size check, which holds for the size given
@@ -363,10 +379,14 @@ def to_onnx(
         torch.onnx.export(folded, (torch.zeros(1, 3, size, size),), file, input_names=["image"], output_names=["maps"],
                           dynamic_axes={"image": {0: "n"}, "maps": {0: "n"}}, opset_version=17, dynamo=False)
     graph = onnx.load_from_string(file.getvalue())
-    onnx.helper.set_model_props(graph, {**_contract(model, size), **(about or {})})
+    onnx.helper.set_model_props(graph, {**contract(model, size), **(about or {})})
     return graph.SerializeToString()
 
-def _contract(model, size):  # how to use the file
+def contract(
+    model:nn.Module,
+    size:int,           # side of the input, pixels
+) -> dict[str, str]:
+    "What every exported file says about its input and output."
     return dict(network=type(model).__name__, options=json.dumps(model.options, sort_keys=True), size=str(size), batch="any",
                 preprocessing="face crop, RGB, float32 NCHW, (x - 127.5)/128 with x in 0-255", output="maps in the size of the input, 0 and more")
 
@@ -383,14 +403,14 @@ class Exported:
         if runtime == "auto": runtime = next((r for r in installed_runtimes() if r == "openvino" or not is_xml), "openvino" if is_xml else "onnxruntime")
         if runtime not in RUNTIMES or (is_xml and runtime != "openvino"): raise InputError(
             f"runtime {runtime!r} cannot be used; use one of {', '.join(RUNTIMES)}, openvino for .xml", 2)
-        _needed(RUNTIMES[runtime])
+        needed(RUNTIMES[runtime])
         self.runtime, threads = runtime, threads or torch.get_num_threads()
         content = file if isinstance(file, bytes) else str(file)
         try: getattr(self, f"_{runtime}")(content, threads, precision)
         except RuntimeError as error: raise InputError(
             f"{'the network' if isinstance(file, bytes) else file} cannot be read by {runtime} ({str(error).splitlines()[0][:120]}); export it again") from error
         if "network" not in self.about: raise InputError(f"{file} was not written by fas_export; give a file that was")
-        self.options = json.loads(self.about["options"])
+        self.options = read_options(self.about, "the network" if isinstance(file, bytes) else file)
 
     def _onnxruntime(self, content, threads, precision):
         import onnxruntime as ort
@@ -435,7 +455,7 @@ def export_onnx(
     images:torch.Tensor=None,      # float [n, 3, size, size] from `normalise`: real pictures to compare on
 ) -> float:                        # largest difference of the maps found
     "Write the folded model as ONNX, after checking that ONNX Runtime gives the same maps."
-    _needed("onnx", "onnxruntime")
+    needed("onnx", "onnxruntime")
     path, content = Path(path), to_onnx(model, size, about)
     difference = _parity(model, size, Exported(content, "onnxruntime"), images, tolerance)
     write_atomically(path, content)
@@ -450,12 +470,12 @@ def export_openvino(
     images:torch.Tensor=None,      # float [n, 3, size, size] from `normalise`: real pictures to compare on
 ) -> float:                        # largest difference of the maps found
     "Write the folded model in OpenVINO's format, after checking that OpenVINO gives the same maps."
-    _needed("onnx", "openvino")
+    needed("onnx", "openvino")
     import tempfile
     import openvino as ov
     path = Path(path)
     graph = ov.Core().read_model(io.BytesIO(to_onnx(model, size)))
-    for key, value in {**_contract(model, size), **(about or {})}.items(): graph.set_rt_info(value, ["fas_nb", key])
+    for key, value in {**contract(model, size), **(about or {})}.items(): graph.set_rt_info(value, ["fas_nb", key])
     with tempfile.TemporaryDirectory() as folder:
         ov.save_model(graph, f"{folder}/model.xml", compress_to_fp16=False)
         difference = _parity(model, size, Exported(f"{folder}/model.xml", "openvino"), images, tolerance)

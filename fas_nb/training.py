@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from .dccdn import build_network, normalise, save_model
 from .landmarks import crop_batch
-from .manifest import whole_file
+from .manifest import whole_file, whole_folder
 from .maps import batch_maps
 from .mcrea import MCREAResult, flip_faces, mcrea
 from .vocab import (FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, ModelOptions, Region, RunSpec,
@@ -213,7 +213,7 @@ def pack(
         for key, values in texts.items(): np.save(temporary/f"{key}.npy", np.concatenate(values))
         for file in files.values(): file.flush()
         shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        whole_folder(temporary, folder)
     finally: shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
@@ -646,10 +646,11 @@ def memory_plan(
 ) -> tuple[bool, str]:   # are activations computed again (`recompute`)? one line that says so
     "How a training fits into memory; `InputError` where it does not, with what to set."
     options, part = spec.training, batch_parts(spec.training)[0].stop
-    kept, again = needed_memory(spec), needed_memory(spec, True)
+    kept = needed_memory(spec)
     line = (f"training needs about {kept/1e9:.1f} GB on each device for {part} images of {options.size} pixels at a time ({options.precision}); "
             f"{there/1e9:.1f} GB are there")
     if kept <= there: return False, line
+    again = needed_memory(spec, True)
     if again <= there: return True, f"{line}, so activations are computed again for the gradient: {again/1e9:.1f} GB, and one more forward pass"
     fitting = [m for m in range(1, part) if options.batch % m == 0 and needed_memory(spec, True, m) <= there]
     advice = f"set training.micro={fitting[-1]}, with which batch norm and region exchange see {fitting[-1]} images" if fitting else \

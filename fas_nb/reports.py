@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Template
 
-from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash, code_hashes, deviations, first_alone,
+from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash, code_hashes, deviations, first_alone, frame_bytes,
                               failure_log, flops_image, get_profile, is_made, known_failures, made_protocols, make_runs, prepare, protocol_datasets, protocol_runs, read_result,
                               read_scores, read_spec, results, table_flops, test_set, work)
 from .datasets import CAN_RENDER
@@ -503,6 +503,10 @@ def not_learnt(session:Session, protocols, variants) -> list[str]:
     turned = sorted({w for _, r in made for w in r["warnings"]})[:1]
     under = [(c, a) for c, r in made if "LOO" not in c.protocol and "/to_" not in c.protocol and (a := r["auc"]["test"]) is not None and a < .5]
     if under: turned.append(f"Worse than chance: test AUC is below 0.5 in {len(under)} of the runs on species known from training (lowest {min(a for _, a in under):.2f}).")
+    if dead := [(c, r["dead"]) for c, r in made if r.get("dead")]:
+        c, maps = dead[0]
+        turned.append(f"A map died: at the end of training it was zero on every pixel in {len(dead)} of {len(made)} runs ({' and '.join(maps)} in {c.protocol}, {VARIANTS[c.variant].title}); "
+                      "training.leak keeps a gradient there.")
     if not low: return turned
     worst = min(low, key=lambda x: x[1])
     return [f"Not trained enough: dev AUC is below {LEARNT} in {len(low)} of the runs (lowest {worst[1]:.2f}, {worst[0].protocol}, "
@@ -767,7 +771,8 @@ def build_real_data(session:Session) -> Path:
     rows = []
     for d in CAN_RENDER:
         n = sum(counts.get((d, "release", s, "all"), (0, 0))[0] for s in SPLITS)
-        rows.append([d, n, n*paper.scoring.frames, f"{n*paper.scoring.frames*each/1e9:.1f} GB"])
+        frames_d = n*paper.scoring.frames
+        rows.append([d, n, frames_d, f"{frames_d*each/1e9:.1f} GB", f"{frames_d*frame_bytes(paper.frame_size)/1e9:.1f} GB"])
     weights = [(session.runs_dir/c.spec.key()/"model.safetensors").stat().st_size for c in session.cells if is_made(c.spec, session.runs_dir)]
     run_size = f"Weights take about {np.median(weights)*(paper.model.width/session.profile.model.width)**2/1e6:.0f} MB a run on top. " if weights else ""
     paces = [core := core_pace(), *(s*1e12 for s in SUSTAINED)]
@@ -786,9 +791,9 @@ def build_real_data(session:Session) -> Path:
          "fas_reproduce --tables 1,2,3,4,5 --profile paper --data-root DIR --scheduler tcp://host:8786"),
         ("Read reports/paper/index.html: published and reproduced stand side by side. Check later that nothing changed. Pages show no face unless --faces is given.",
          "fas_reproduce --verify reports/paper")]),
-        dict(heading="How much disk", columns=["data set", "presentations", "frames", "crops and annotations"], rows=rows,
+        dict(heading="How much disk", columns=["data set", "presentations", "frames", "crops and annotations", "packed for training"], rows=rows,
              note=f"{paper.scoring.frames} frames of a presentation at {paper.frame_size} px; bytes of a frame as stored here ({session.profile.frame_size} px), scaled by area. "
-                  f"{run_size}The data sets themselves are not counted."),
+                  f"Training reads packed copies, made once for each data set and shared by folds, seeds and processes. {run_size}The data sets themselves are not counted."),
         dict(heading="How long", columns=["table, profile", "runs", "training images", "one core of a CPU", *(f"GPU at {s} TFLOP/s" for s in SUSTAINED)], rows=time_rows,
              note=f"All {len(paper.seeds)} seeds, each table alone and on one device; “ours” of Tables 1, 4 and 5 is made once. Operations are counted on shapes: training, scoring of every stored "
                   f"frame, and SAM's image encoder where the profile has one. The core did {core/1e9:.0f} of these GFLOP a second in a training step of profile small (nbs/bench/model_speed, machine "

@@ -493,7 +493,7 @@ def camera_frames(
 ) -> list[np.ndarray]:  # uint8 [H, W, 3] RGB
     "Some frames of a camera; one that starts black is given time."
     import cv2
-    cv2.setLogLevel(0)   # what it would say, the error below says
+    cv2.utils.logging.setLogLevel(0)   # what it would say, the error below says
     camera, kept, number = cv2.VideoCapture(int(source) if str(source).isdigit() else str(source)), [], 0
     try:
         while len(kept) < n and number < max(most, n*every):

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'DATASETS',
-           'SPLITS', 'COUNTED', 'SUSTAINED', 'IN_MEMORY', 'LOADERS', 'HELD_OUT', 'ABANDONED', 'Profile', 'deviations',
+           'SPLITS', 'COUNTED', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED', 'Profile', 'deviations',
            'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'protocol_datasets', 'Data', 'apart',
            'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell', 'data_hashes', 'make_spec', 'check_names',
            'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn', 'work', 'flops_image', 'flops_mask',
-           'table_flops', 'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames',
-           'whole_or_absent', 'network_folder', 'make_network', 'run', 'test_set', 'metric_hash', 'results',
-           'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
-           'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
+           'table_flops', 'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'frame_bytes',
+           'training_data', 'packed', 'whole_or_absent', 'network_folder', 'make_network', 'run', 'test_set',
+           'metric_hash', 'results', 'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples',
+           'failure_log', 'take_gpu', 'rank', 'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs',
+           'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
-import hashlib, json, math, multiprocessing, os, platform, shutil, subprocess, time, traceback, warnings
-from contextlib import contextmanager, nullcontext
+import hashlib, json, math, os, platform, shutil, subprocess, time, traceback, warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -538,20 +540,43 @@ def example_frames(
     order = table.iloc[test].reset_index(drop=True).sort_values(["species", "score", "presentation"]).groupby("species", sort=True)
     return np.concatenate([np.zeros(0, int), *(test[part.index[np.unique(np.linspace(0, len(part) - 1, n).round().astype(int))]] for _, part in order)])
 
-IN_MEMORY = 4e9   # bytes of training frames and labels; where there are more they are packed on disk and read by `LOADERS` processes
-LOADERS = 2
+IN_MEMORY = 4e9   # bytes of training frames and labels; where there are more they are packed on disk, once for each data set
 HELD_OUT = 32     # dev frames that the loss is measured on while training goes
 
-def _training_data(ids, data, folder):
-    "Frames, labels, and how many processes make batches of them."
-    from fas_nb.training import pack, unpack
+def frame_bytes(
+    size:int,    # side of the stored crops, pixels
+) -> int:        # of one frame with its label, as training reads them
+    "What a frame takes in memory or in packed files: picture, region map, depth map, landmarks."
+    return size*size*(3 + 1 + 4) + 478*3*4
+
+def training_data(
+    ids:tuple[str, ...],  # presentation ids, of one data set
+    data:Data,
+) -> tuple[Frames, Labels, np.ndarray]:  # what is there; int [m], the rows of these presentations
+    "Frames and labels to learn from, in the order of ids; from files that folds, seeds and processes share where they are many."
     ids = sorted(data.readable(ids))            # whatever order a list has: it is in no key
-    one = load_frames(ids[:1], data, labels=True)
-    size = len(ids)*sum(getattr(record, f.name).nbytes for record in one for f in fields(record))
-    if size <= IN_MEMORY: return *load_frames(ids, data, labels=True), 0
     n = sum(len(data.frame_store(i.split("/")[0]).index(i)[0]) for i in ids)
-    may = not multiprocessing.current_process().daemon                # such a process may start no others
-    return *unpack(pack((load_frames([i], data, labels=True) for i in ids), n, folder/"packed")), LOADERS*may
+    if n*frame_bytes(load_frames(ids[:1], data).images.shape[1]) <= IN_MEMORY: return *load_frames(ids, data, labels=True), np.arange(n)
+    frames, labels = packed(ids[0].split("/")[0], data)
+    return frames, labels, np.flatnonzero(np.isin(frames.presentation, ids))
+
+def packed(
+    dataset:str,
+    data:Data,
+) -> tuple[Frames, Labels]:
+    "All annotated frames of a data set as arrays on disk, made once; another content has another name, and older ones go."
+    from filelock import FileLock
+    from fas_nb.training import pack, unpack
+    frames, annotations = data.frame_store(dataset), data.annotation_store(dataset)
+    ids = sorted(i for i, p in data.presentations.items() if p.dataset == dataset and annotations.rows(i))
+    ids = [i for i in data.readable(ids) if not frames.missing([i])]
+    name = hashlib.sha256(f"{frames.hash(ids)} {annotations.hash(ids)}".encode()).hexdigest()[:16]
+    folder = Path(data.stores[dataset])/"packed"/name
+    with FileLock(Path(data.stores[dataset])/"packed.lock"):
+        if not folder.exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            pack((load_frames([i], data, labels=True) for i in ids), sum(len(frames.index(i)[0]) for i in ids), folder)
+    return unpack(folder)
 
 def _held_out(spec, data):
     "The loss on some dev frames, for the log and to choose the best weights; nothing where they have no labels."
@@ -564,17 +589,18 @@ def _held_out(spec, data):
 
 @contextmanager
 def whole_or_absent(
-    folder:Path,   # what is made; its files are looked for by name, so it counts only under that
-):                 # a temporary folder beside it
+    folder:Path,     # what is made; its files are looked for by name, so it counts only under that
+    keep:bool=True,  # otherwise all of it is scratch
+):                   # a temporary folder beside it
     "A folder that gets its name when the block ends well, unless another process was faster."
     part = folder.with_name(f"{folder.name}.{_here()}.{os.getpid()}.partial")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
-        try: whole_folder(part, folder)
+        try: keep and whole_folder(part, folder)
         except OSError:
-            if not folder.exists(): raise
+            if not folder.exists(): raise                        # another process was faster
     finally: shutil.rmtree(part, ignore_errors=True)
 
 def network_folder(
@@ -595,12 +621,11 @@ def make_network(
     folder, begun = network_folder(spec, runs_dir), time.perf_counter()
     if (folder/"network.json").exists(): return folder
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
-    with whole_or_absent(folder) as part:
-        frames, labels, workers = _training_data(spec.fold.train, data, part)
-        if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
-        _, log = train(spec, frames, labels, progress=progress, checkpoint=checkpoint, workers=workers, validate=_held_out(spec, data), out=part)
-        if rank(): return folder                                 # of several processes the first keeps it
-        shutil.rmtree(part/"packed", ignore_errors=True)
+    with first_alone(): frames, labels, rows = training_data(spec.fold.train, data)
+    if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
+    with whole_or_absent(folder, keep=not rank()) as part:       # of several processes the first keeps it
+        _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint, validate=_held_out(spec, data), out=part)
+        if rank(): return folder
         (part/"last.safetensors").rename(part/"model.safetensors")
         told = dict(seconds=round(time.perf_counter() - begun, 2), last=log[-1], origin=data.origin, annotations=spec.annotations, code=spec.code, provenance=_provenance(data))
         (part/"network.json").write_text(json.dumps(told, indent=1))
@@ -621,35 +646,53 @@ def run(
     folder = Path(runs_dir)/spec.key()
     if is_made(spec, runs_dir): return folder
     network = make_network(spec, data, runs_dir, progress)
-    if rank(): return folder                                     # of several processes the first scores
-    with whole_or_absent(folder) as part: _score(spec, data, network, part)
+    with first_alone(): pass                                     # what the first wrote is there
+    with whole_or_absent(folder, keep=not rank()) as part: _score(spec, data, network, part)
     return folder
+
+def _shared(model, frames, spec, device):
+    "The scores of all frames; processes that share a run take batches in turn, the same batches as one alone."
+    from fas_nb.decision import SCORED_AT_ONCE, Scores, score_frames
+    if team_size() == 1: return score_frames(model, frames, spec.scoring, spec.scheme, device=device)
+    from accelerate.utils import gather_object
+    turns = range(rank(), -(-len(frames)//SCORED_AT_ONCE), team_size())
+    mine = [(i, score_frames(model, frames.take(slice(i*SCORED_AT_ONCE, (i + 1)*SCORED_AT_ONCE)), spec.scoring, spec.scheme, device=device)) for i in turns]
+    parts = [scores for _, scores in sorted(gather_object(mine), key=lambda turn: turn[0])]
+    return Scores(*map(np.concatenate, zip(*parts))) if parts else Scores(*np.zeros((3, 0)))
 
 def _score(spec, data, network, part):
     "Everything about a run but its network."
-    from fas_nb.dccdn import fuse, load_model
-    from fas_nb.decision import predict_maps, save_model, score_frames, scoring_crop
-    import torch
-    begun, trained, device = time.perf_counter(), json.loads((network/"network.json").read_text()), "cuda" if torch.cuda.is_available() else "cpu"
-    model, tables = load_model(network/"model.safetensors")[0].to(device), []
+    from fas_nb.dccdn import load_model
+    from fas_nb.decision import save_model
+    from fas_nb.training import team
+    begun, device, tables = time.perf_counter(), team().device, []
+    model = load_model(network/"model.safetensors")[0].to(device)
     for split in SPLITS:
         ids = getattr(spec.fold, split)
         frames = load_frames(ids, data)
-        tables.append(score_table(frames, score_frames(model, frames, spec.scoring, spec.scheme, device=device), split, ids, data.presentations))
+        tables.append(score_table(frames, _shared(model, frames, spec, device), split, ids, data.presentations))
+    if rank(): return
     scores = pd.concat(tables, ignore_index=True)
-    shown = example_frames(scores)
-    place = shown - sum(map(len, tables[:-1]))             # among the test frames, which come first in the table of their split
-    maps = predict_maps(fuse(model), scoring_crop(frames.take(place), spec.scoring)[0], device) if len(shown) else np.zeros((0, 0, 0, 0))
-
-    (part/"spec.json").write_text(json.dumps(asdict(spec), indent=1))
     scores.to_parquet(part/"scores.parquet")
-    np.savez_compressed(part/"examples.npz", row=shown, maps=(np.clip(maps, 0, 1)*255).round().astype(np.uint8))
+    _keep_examples(spec, scores, frames, model, device, part)
     shutil.copy(network/"log.jsonl", part)
-    result = dict(results(scores, spec), origin=data.origin, seconds={"train": trained["seconds"], "score": round(time.perf_counter() - begun, 2)})
+    trained = json.loads((network/"network.json").read_text())
+    result = dict(results(scores, spec), origin=data.origin, seconds={"train": trained["seconds"], "score": round(time.perf_counter() - begun, 2)},
+                  dead=trained["last"].get("dead", []))
+    (part/"spec.json").write_text(json.dumps(asdict(spec), indent=1))
     save_model(model, part/"model.safetensors", spec=spec, origin=data.origin, frame_size=frames.images.shape[1], threshold=result["frame"]["threshold"])
     result["provenance"] = {k: getattr(spec, k) for k in ("annotations", "frames", "labels", "code", "scoring_code", "seed")} | {
         "network": spec.network_key(), "trained": trained["provenance"], "weights": file_hash(part/"model.safetensors"), "scores": file_hash(part/"scores.parquet"), **_provenance(data)}
     (part/"result.json").write_text(json.dumps(result, indent=1))
+
+def _keep_examples(spec, scores, frames, model, device, part):
+    "Predicted maps of a few test frames, for pages."
+    from fas_nb.dccdn import fuse
+    from fas_nb.decision import predict_maps, scoring_crop
+    shown = example_frames(scores)
+    place = shown - int((scores.split != "test").sum())    # among the test frames, which come first in the table of their split
+    maps = predict_maps(fuse(model), scoring_crop(frames.take(place), spec.scoring)[0], device) if len(shown) else np.zeros((0, 0, 0, 0))
+    np.savez_compressed(part/"examples.npz", row=shown, maps=(np.clip(maps, 0, 1)*255).round().astype(np.uint8))
 
 def _here(): return hashlib.sha256(platform.node().encode()).hexdigest()[:8]   # this machine, without its name
 
@@ -777,12 +820,28 @@ def rank() -> int:   # 0: the first, or the only one
     "Which of the processes that share one training this is; `accelerate launch` and `torchrun` start them."
     return int(os.environ.get("RANK", 0))
 
+def team_size() -> int:   # 1: alone
+    "How many processes share one training."
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+_TURNS = count()
+
+@contextmanager
 def first_alone():
-    "A context that the first of several processes enters and leaves before the others: what it makes, they find."
-    if "RANK" not in os.environ: return nullcontext()
-    import torch
-    from accelerate import PartialState
-    return PartialState(cpu=not torch.cuda.is_available()).main_process_first()
+    """A context that the first of several processes enters and leaves before the others: what it makes, they find. They wait at the store through which their
+    launcher brought them together, as long as it takes: a collective operation would give up after minutes, and annotation takes hours."""
+    if team_size() == 1: yield; return
+    from torch.distributed import TCPStore
+    turn, address = f"fas_nb/first/{next(_TURNS)}", (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True": raise InputError(
+        "several processes share a run only under torchrun or accelerate launch: torchrun --nproc_per_node N $(which fas_run) …", 2)
+    store = TCPStore(*address, is_master=False)
+    if rank():
+        while not store.check([turn]): time.sleep(.2)
+        yield
+    else:
+        yield
+        store.set(turn, "done")
 
 def _run_unit(unit, data, runs_dir):
     take_gpu()

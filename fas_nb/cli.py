@@ -266,11 +266,18 @@ def _run(args):
 
 def _print_runs(rows, as_json):
     if as_json: return print(json.dumps(rows, indent=1))
-    for r in rows: print(f"{r['key'][:12]}  {r['protocol']:<28} {r['fold']:<16} {r['variant']:<14} seed {r['seed']}  "
-                         f"AUC train {r['auc']['train']:.2f} dev {r['auc']['dev']:.2f}  ACER {_per_cent(r['frame']['ACER'])}{' syn' if r['origin'] == 'rendered' else ''}")
-    print(f"{len(rows)} runs")
+    number = lambda x: "–" if x is None else f"{x:.2f}"
+    for r in rows:
+        metric = "HTER" if "/to_" in r["protocol"] else "ACER"
+        told = _per_cent(r["frame"][metric], r["frame"]["interval"].get(metric))
+        print(f"{r['key'][:12]}  {r['protocol']:<28} {r['fold']:<16} {r['variant']:<14} seed {r['seed']}  AUC train {number(r['auc']['train'])} dev {number(r['auc']['dev'])}  "
+              f"{metric} {told}{' syn' if r['origin'] == 'rendered' else ''}, {r['presentations']['test']} presentations")
+    print(f"{len(rows)} runs; in brackets 95 %: what other people and instruments in the test set would change"*bool(rows) or "0 runs")
 
-def _per_cent(x): return "–" if x is None else f"{100*x:.1f} %"
+def _per_cent(x, interval=None):
+    "A rate, never without its interval where there is one."
+    if x is None: return "–"
+    return f"{100*x:.1f} %" + (f" ({100*interval[0]:.0f} to {100*interval[1]:.0f} %)" if interval else "")
 
 fas_run = _command(_run_parser, _run)
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from .landmarks import PARTS, Prompt, largest_face, part_prompts
 from .maps import AnnotationStore, FrameStore, face_depth, three_channel_map
-from .sam_masks import assemble, load_segmenter, part_order, segment
+from .sam_masks import Segmenter, assemble, load_segmenter, mend, part_order, segment
 from .show import region_picture
-from .vocab import Channel, InputError, Landmarks
+from .vocab import REGION_COLORS, Channel, Landmarks, Region
 
 # %% ../nbs/24_explorer.ipynb #c018
 class PromptEditor:
@@ -22,28 +22,30 @@ class PromptEditor:
         image:np.ndarray,                # uint8 [H, W, 3] RGB, best a crop around the face
         species:str="bona_fide",         # what was presented; chooses the parts
         landmarks:Landmarks|None=None,   # in pixels of `image`; the largest face is detected where None
-        segmenter:str="face_sam_tiny",   # as for `load_segmenter`
+        segmenter:str|Segmenter="face_sam_tiny",   # a name for `load_segmenter`, or a segmenter
         regions:np.ndarray|None=None,    # uint8 [H, W] of `Region` to start from; segmented where None
     ):
         if landmarks is None: landmarks = largest_face(image)
-        self.image, self.species, self.landmarks, self.segmenter = image, species, landmarks, load_segmenter(segmenter)
-        self.parts, self.clicks, self.mended, self.place = part_order(species), [], {}, None
+        self.image, self.species, self.landmarks = image, species, landmarks
+        self.segmenter = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+        self.parts, self.clicks, self.place = part_order(species), [], None
         if regions is None:
             found = segment(image, landmarks, self.segmenter, species)   # leaves the image set
-            self.start, self.masks = found.regions, found.masks
+            self.start, masks = found.regions, found.masks
         else:
             self.segmenter.set_image(image)
-            self.start, self.masks = regions, {part: regions == PARTS[part] for part in self.parts}
+            self.start, masks = regions, {part: regions == PARTS[part] for part in self.parts}
             left = np.arange(image.shape[1]) > landmarks.points[:, 0].mean()   # of the picture's right half: both ears are one region
-            self.masks["left_ear"], self.masks["right_ear"] = self.masks["left_ear"] & left, self.masks["right_ear"] & ~left
+            masks["left_ear"], masks["right_ear"] = masks["left_ear"] & left, masks["right_ear"] & ~left
+        self._states = [{part: masks.get(part, np.zeros(image.shape[:2], bool)) for part in self.parts}]   # before the first click, after each
 
     @classmethod
     def of(cls,
         frames:FrameStore,
         store:AnnotationStore,   # of these frames
-        id:str,                  # the presentation
+        id:str,                  # the presentation, one of `store.ids()`
         frame:int=0,
-        segmenter:str="face_sam_tiny",   # for what is clicked
+        segmenter:str|Segmenter="face_sam_tiny",   # for what is clicked
     ):
         "An editor of what a store holds; `save` puts the result back."
         crops, annotation = frames.read(id), store.read(id, frame)
@@ -61,12 +63,22 @@ class PromptEditor:
         points = [where for p, *where in self.clicks if p == part]
         return Prompt(np.float32([p[:2] for p in points]).reshape(-1, 2), np.array([p[2] for p in points], int))
 
-    def _mend(self, part):
-        prompt = self.clicked(part)
-        if len(prompt.point_labels): self.mended[part] = self.segmenter.predict(prompt, self._first(part))[0]
-        else: self.mended.pop(part, None)
+    def seen(self, part:str) -> np.ndarray:   # bool [H, W]
+        "Where a part is not covered by one above it."
+        above = self.parts[:self.parts.index(part)]
+        return self.mask(part) & ~np.any([np.zeros(self.image.shape[:2], bool), *map(self.mask, above)], 0)
 
-    def _first(self, part): return self.masks.get(part, np.zeros(self.image.shape[:2], bool))
+    def _mend(self, part, x, y, label):
+        "What is seen of a part gains or loses the piece at a click; the parts above it lose what it gains."
+        before, masks = self.seen(part), dict(self._states[-1])
+        if before[int(y), int(x)] != label:
+            placed = part_prompts(self.landmarks, part, self.species)
+            asked = Prompt(np.r_[placed.point_coords, np.float32([[x, y]])], np.r_[placed.point_labels, label], placed.box)
+            after = mend(before, (x, y), label, self.segmenter.predict(asked, before)[0])
+            masks[part] = masks[part] & ~before | after
+            for above in self.parts[:self.parts.index(part)]: masks[above] = masks[above] & ~(after & ~before)
+        self.clicks.append((part, float(x), float(y), int(label)))
+        self._states.append(masks)
 
     def click(self,
         part:str,      # of `parts`
@@ -74,30 +86,30 @@ class PromptEditor:
         y:float,
         label:int=1,   # 1: belongs to the part, 0: does not
     ):
-        "Add a point; the mask of the part follows."
+        "Add a point; the connected piece of the part around it follows, the rest stays as it is."
         h, w = self.image.shape[:2]
         if part not in self.parts or not (0 <= x < w and 0 <= y < h) or label not in (0, 1): raise ValueError(
             f"PromptEditor.click: {part!r}, ({x}, {y}), label {label}; give one of {', '.join(self.parts)}, a point inside {w} x {h} pixels, and 1 or 0")
-        self.clicks.append((part, float(x), float(y), int(label)))
-        self._mend(part)
+        self._mend(part, x, y, label)
 
     def undo(self):
         "Take the last point back."
-        if self.clicks: self._mend(self.clicks.pop()[0])
+        if self.clicks: self.clicks.pop(); self._states.pop()
 
     def clear(self, part:str):
         "Take all points of a part back."
-        self.clicks = [c for c in self.clicks if c[0] != part]
-        self._mend(part)
+        kept = [c for c in self.clicks if c[0] != part]
+        self.clicks, self._states = [], self._states[:1]
+        for click in kept: self._mend(*click)
 
     def mask(self, part:str) -> np.ndarray:   # bool [H, W]
-        "The mask of a part as it is now."
-        return self.mended.get(part, self._first(part))
+        "The mask of a part as it is now, also where others cover it."
+        return self._states[-1][part]
 
     @property
     def regions(self) -> np.ndarray:   # uint8 [H, W] of `Region`
         "The region map as it is now; where no mask changed it is the one to start from."
-        before, now = (assemble({part: masks(part) for part in self.parts}, self.image.shape[:2]) for masks in (self._first, self.mask))
+        before, now = (assemble(masks, self.image.shape[:2]) for masks in (self._states[0], self._states[-1]))
         return np.where(now != before, now, self.start).astype(np.uint8)
 
     @property
@@ -141,6 +153,19 @@ export default { render({ model, el }) {
 } };
 """
 
+def _dot(picture, at, color): cv2.circle(picture, at, 1, color, -1)   # a prompt of the landmarks
+
+def _cross(picture, at, color):   # a point that was clicked
+    for thickness, c in ((3, (255, 255, 255)), (1, color)): cv2.drawMarker(picture, at, c, cv2.MARKER_CROSS, 9, thickness)
+
+def _legend(editor):
+    "Colours of the regions and what keys do."
+    square = "<span style='display:inline-block;width:.8em;height:.8em;background:rgb{}'></span>&nbsp;{}"
+    regions = sorted({Region.BACKGROUND, *(Region(PARTS[part]) for part in editor.parts)})
+    colors = " &ensp; ".join(square.format(REGION_COLORS[r], r.name.lower().replace("_", " ")) for r in regions)
+    return (f"<div style='max-width:24em;line-height:1.5'>{colors}<br><b>left click</b>: belongs to the part, <b>right click</b> or shift: does not, <b>z</b>: undo"
+            "<br>&#9679; prompts of the landmarks, &#10010; clicked; green belongs to the part, red does not</div>")
+
 class Explorer(ipywidgets.VBox):
     "An editor on the screen; `editor` is what it edits."
     def __init__(self, editor:PromptEditor, zoom:float=2.):
@@ -150,11 +175,12 @@ class Explorer(ipywidgets.VBox):
         self.opacity = ipywidgets.FloatSlider(value=.5, min=0, max=1, step=.05, description="opacity")
         self.points, self.mesh = ipywidgets.Checkbox(value=True, description="prompts"), ipywidgets.Checkbox(value=False, description="landmarks")
         undo, clear, self.note = ipywidgets.Button(description="undo"), ipywidgets.Button(description="clear part"), ipywidgets.HTML()
+        self.legend = ipywidgets.HTML(_legend(editor))
         for control in (self.part, self.view, self.opacity, self.points, self.mesh): control.observe(lambda _: self.draw(), "value")
         save = [ipywidgets.Button(description="save")]*(editor.place is not None)
         for button, type in ((undo, "undo"), (clear, "clear"), *((b, "save") for b in save)): button.on_click(lambda _, type=type: self.do(type=type))
         self.canvas.on_msg(lambda widget, message, buffers: self.do(**message))
-        super().__init__([ipywidgets.HBox([self.canvas, ipywidgets.VBox([self.part, self.view, self.opacity, self.points, self.mesh, ipywidgets.HBox([undo, clear, *save]), self.note])])])
+        super().__init__([ipywidgets.HBox([self.canvas, ipywidgets.VBox([self.part, self.view, self.opacity, self.points, self.mesh, ipywidgets.HBox([undo, clear, *save]), self.note, self.legend])])])
         self.draw()
 
     def do(self, type:str, **where):
@@ -163,7 +189,7 @@ class Explorer(ipywidgets.VBox):
         elif type == "undo": self.editor.undo()
         elif type == "clear": self.editor.clear(self.part.value)
         self.draw()
-        if type == "save": self.note.value = "saved" if self.editor.save() else "saved before"
+        if type == "save": self.note.value = "saved" if self.editor.save() else "nothing to save: the store holds this map"
 
     def picture(self) -> np.ndarray:   # uint8 [H, W, 3] RGB
         "What is shown now."
@@ -176,8 +202,8 @@ class Explorer(ipywidgets.VBox):
         if self.mesh.value:
             for x, y in editor.landmarks.points[:, :2]: cv2.circle(picture, (int(x), int(y)), 0, (255, 255, 255), -1)
         if self.points.value:
-            prompt = editor.prompt(self.part.value)
-            for (x, y), label in zip(prompt.point_coords, prompt.point_labels): cv2.circle(picture, (int(x), int(y)), 2, (0, 200, 0) if label else (220, 0, 0), -1)
+            for prompt, mark in ((part_prompts(editor.landmarks, self.part.value, editor.species), _dot), (editor.clicked(self.part.value), _cross)):
+                for (x, y), label in zip(prompt.point_coords, prompt.point_labels): mark(picture, (int(x), int(y)), (0, 200, 0) if label else (220, 0, 0))
         return picture
 
     def draw(self):
@@ -189,6 +215,7 @@ def explore(
     what:np.ndarray|PromptEditor,   # uint8 [H, W, 3] RGB, best a crop around the face; or an editor, as `PromptEditor.of` opens one
     species:str="bona_fide",        # what was presented, where a picture is given
     zoom:float=2.,                  # pixels on the screen for one of the image
+    segmenter:str|Segmenter="face_sam_tiny",   # a name for `load_segmenter`, or a segmenter; where a picture is given
 ) -> Explorer:                      # to be shown as the last line of a cell; `.editor` holds the result
     "Explore and mend the annotation of one face."
-    return Explorer(what if isinstance(what, PromptEditor) else PromptEditor(what, species), zoom)
+    return Explorer(what if isinstance(what, PromptEditor) else PromptEditor(what, species, segmenter=segmenter), zoom)

@@ -240,13 +240,14 @@ def score_figure(session:Session, cells:list[Cell]) -> plt.Figure:
 
 def evidence_figure(session:Session, cells:list[Cell], every:list[Cell]) -> plt.Figure:
     "Training curves of all variants, DET curves and rates of each species of the runs of one."
-    fig, axs = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
+    several = len({c.variant for c in every}) > 1
+    fig, axs = plt.subplots(1, 3, figsize=(9, 3.3 if several else 2.6), layout="constrained")
     for c in every:
         log = [json.loads(line) for line in (session.runs_dir/c.spec.key()/"log.jsonl").read_text().splitlines()]
-        axs[0].plot([r["step"] for r in log], [r["loss"] for r in log], lw=1, label=f"{VARIANTS[c.variant].title}"[:24] if c.spec.fold.name == every[0].spec.fold.name and c.spec.seed == every[0].spec.seed else None)
+        axs[0].plot([r["step"] for r in log], [r["loss"] for r in log], lw=1, label=VARIANTS[c.variant].title if c.spec.fold.name == every[0].spec.fold.name and c.spec.seed == every[0].spec.seed else None)
     axs[0].set_title("training loss"); axs[0].set_xlabel("step", fontsize=8)
     axs[0].set_ylim(0)
-    if len({c.variant for c in every}) > 1: axs[0].legend(fontsize=5, frameon=False)
+    if several: fig.legend(fontsize=7, frameon=False, ncols=3, loc="outside lower center", title="training loss", title_fontsize=7)
     for c in cells:
         scores = read_scores(c.spec, session.runs_dir).query("split == 'test' and acquired")
         show_det(scores.score.to_numpy(), scores.species.to_numpy(str), axs[1])

@@ -7,7 +7,7 @@ __all__ = ['WORDS', 'FLAGS', 'PLACES', 'BANNERS', 'MARKS', 'LEARNT', 'SEGMENTERS
            'shared_folder', 'read_parameters', 'ParameterGuard', 'place', 'check_place', 'own_kernel', 'run_notebook',
            'Session', 'split_words', 'open_session', 'repeat', 'Entry', 'entry', 'published', 'columns_of', 'our_row',
            'rate_cell', 'interval_cell', 'verdict', 'differs_from_paper', 'deviation_block', 'row_name', 'table_blocks',
-           'spread_block', 'change_block', 'empty_block', 'detail_block', 'not_learnt', 'made_by', 'unread',
+           'spread_block', 'change_block', 'empty_block', 'detail_block', 'not_learnt', 'notice', 'made_by', 'unread',
            'code_block', 'page', 'write_page', 'picture', 'table_figure', 'run_name', 'protocol_file', 'build_table',
            'reproduce', 'build_index', 'made_tables', 'statement', 'core_pace', 'build_real_data', 'store_hash',
            'report_facts', 'verify_numbers', 'verify_keys', 'verify', 'open_table', 'detail_frame', 'table_frames']
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Template
 
-from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash, code_hashes, deviations, first_alone,
+from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash, code_hashes, deviations, first_alone, frame_bytes,
                               failure_log, flops_image, get_profile, is_made, known_failures, made_protocols, make_runs, prepare, protocol_datasets, protocol_runs, read_result,
                               read_scores, read_spec, results, table_flops, test_set, work)
 from .datasets import CAN_RENDER
@@ -369,7 +369,7 @@ def interval_cell(
 def _show(e:Entry, origin, digits=1):
     "A table cell for the page template."
     if math.isnan(e.value): return {"empty": e.reason or "a single fold", "value": "" if not e.reason else "not run" if "not part" in e.reason else "no value"}
-    return rate_cell(e.value, origin, 1, digits)
+    return rate_cell(e.value, origin, 1, digits) | ({"under": f"{e.interval[0]:.1f} – {e.interval[1]:.1f}"} if e.interval else {})
 
 def verdict(
     interval:tuple,     # of a difference
@@ -396,23 +396,25 @@ def deviation_block(session:Session, protocols:tuple[str, ...]) -> list[dict]:
                  note="With other settings a difference to the published number says how this experiment does, not whether the paper can be reproduced.")] if found else []
 
 def row_name(variant:str, origin:str) -> str:
-    "How a row of ours is called."
-    return f"fas_nb{'' if variant == 'ours' else ', ' + VARIANTS[variant].title}" + (" on rendered data" if origin == "rendered" else "")
+    "How a row of ours is called; a page says above the table whose rows they are."
+    if variant != "ours": return VARIANTS[variant].title
+    return "fas_nb" + (" on rendered data" if origin == "rendered" else "")
 
 def table_blocks(
     session:Session, table:int,
 ) -> list[dict]:   # blocks of the page template
     "The paper's rows and ours, under the rules of honesty."
     spec, paper, origin = TABLES[table], published(table), session.data.origin
-    rows = {v: our_row(session, table, v) for v in spec.variants}
-    headers = [c.replace("_", " ") for c in paper.columns]
+    first = sorted(paper.columns, key=lambda c: c not in ("mean", "std"))    # what a table is read for stands where a narrow screen shows it
+    paper, rows = paper[first], {v: {c: our_row(session, table, v)[c] for c in first} for v in spec.variants}
+    headers = [c.replace("_", " ") for c in first]
     printed = [[m, *(f"{x:g}" for x in paper.loc[m])] for m in paper.index]
     def block(rows, **kw):
         columns = ["method", *headers]
         if table == 5: columns, rows = (lambda t: (list(t[0]), [list(r) for r in t[1:]]))(list(zip(columns, *rows)))
         return dict(columns=columns, rows=rows, **kw)
     ours = [[row_name(v, origin), *(_show(e, origin) for e in row.values())] for v, row in rows.items()]
-    what = f"{spec.metric} in per cent, by {spec.unit}"
+    what = f"{spec.metric} in per cent, by {spec.unit}; below it the interval of 95 %"
     if origin == "rendered" or not printed:
         blocks = [block(ours, heading=row_name("ours", origin), caption=what + ("; rendered data (“syn”)" if origin == "rendered" else ""), note=spec.note)]
         if printed: blocks.append(block(printed, heading="Paper, on the real data (not comparable)", caption=f"{spec.metric} in per cent, as printed",
@@ -496,17 +498,32 @@ def detail_block(session:Session, protocols, variants) -> dict:
 
 LEARNT = .75   # dev AUC below which a page says that its runs did not learn
 
-def not_learnt(session:Session, protocols, variants) -> list[str]:
+def not_learnt(session:Session, protocols, variants) -> list[dict]:   # `text`, and `links` to what it is about
     "A warning where runs did not learn their own species, so that nobody reads meaning into their numbers."
     made = session.made(protocols, variants)
+    def warning(text, which): return dict(text=text, links=[(p, f"{protocol_file(p)}.html#every-run") for p in dict.fromkeys(c.protocol for c in which)])
     low = [(c, a) for c, r in made if (a := r["auc"]["dev"]) is not None and a < LEARNT]
-    turned = sorted({w for _, r in made for w in r["warnings"]})[:1]
-    under = [(c, a) for c, r in made if "LOO" not in c.protocol and "/to_" not in c.protocol and (a := r["auc"]["test"]) is not None and a < .5]
-    if under: turned.append(f"Worse than chance: test AUC is below 0.5 in {len(under)} of the runs on species known from training (lowest {min(a for _, a in under):.2f}).")
-    if not low: return turned
+    known = [(c, a) for c, r in made if "LOO" not in c.protocol and "/to_" not in c.protocol and (a := r["auc"]["test"]) is not None]
+    under, said = [(c, a) for c, a in known if a < .5], {}
+    for c, r in made:
+        for text in r["warnings"]: said.setdefault(text, []).append(c)
+    found = [warning(f"{text} ({len(which)} of {len(made)} runs)", which) for text, which in sorted(said.items())[:1]]
+    if under: found.append(warning(f"Worse than chance: test AUC is below 0.5 in {len(under)} of {len(known)} runs on species known from training (lowest {min(a for _, a in under):.2f}).",
+                                   [c for c, _ in under]))
+    if dead := [(c, r["dead"]) for c, r in made if r.get("dead")]:
+        maps = " and ".join(sorted({name for _, names in dead for name in names}))
+        found.append(warning(f"A map died: at the end of training it was zero on every pixel in {len(dead)} of {len(made)} runs ({maps}); training.leak keeps a gradient there.",
+                             [c for c, _ in dead]))
+    if not low: return found
     worst = min(low, key=lambda x: x[1])
-    return [f"Not trained enough: dev AUC is below {LEARNT} in {len(low)} of the runs (lowest {worst[1]:.2f}, {worst[0].protocol}, "
-            f"{VARIANTS[worst[0].variant].title}).", *turned]
+    return [warning(f"Not trained enough: dev AUC is below {LEARNT} in {len(low)} of {len(made)} runs (lowest {worst[1]:.2f}, {worst[0].protocol}, "
+                    f"{VARIANTS[worst[0].variant].title}).", [c for c, _ in low]), *found]
+
+def notice(session:Session, protocols=None, variants=None):   # for a notebook: the last line of a cell
+    "What a page says above its tables: where the data is from, and what to know of its runs."
+    from IPython.display import Markdown
+    warnings = not_learnt(session, protocols or {c.protocol for c in session.cells}, variants or set(VARIANTS))
+    return Markdown("\n\n".join([f"> {BANNERS[session.data.origin]}", *(f"**{w['text']}**" for w in warnings)]))
 
 # %% ../nbs/51_reports.ipynb #c021
 SEGMENTERS = {"face_sam_tiny": "face_sam_tiny (SAM assembled small, 3.8 million parameters, trained on heads that this renderer made, other people: better on rendered data than on photographs)",
@@ -523,7 +540,8 @@ def made_by(
 ) -> dict:
     "The block that says how a page was made."
     first = session.cells[0].spec if session.cells else None
-    return dict(heading="How this page was made", pairs=[
+    short = ("command", "data", "masks", "landmarks", "depth", "seeds", "wall time of this page", "training time behind it", "made")
+    told = dict([
         ("command", command), ("data", session.data.origin + (", without listed presentations that are not on disk (--partial)" if session.data.partial else "")), ("masks", SEGMENTERS.get(session.profile.segmenter, session.profile.segmenter)),
         ("landmarks", LANDMARKS.get(session.profile.landmarks, session.profile.landmarks)), ("depth", DEPTHS.get(session.profile.depth, session.profile.depth)),
         ("profile", json.dumps(asdict(session.profile))), ("versions", ", ".join(f"{k} {v}" for k, v in versions().items())), ("machine", machine()),
@@ -535,6 +553,7 @@ def made_by(
         ("wall time of this page", f"{session.seconds:.0f} s, runs that were found not included"),
         ("training time behind it", f"{sum(r['seconds']['train'] for r in session.finished.values()):.0f} core-seconds"),
         ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))])
+    return dict(heading="How this page was made", pairs=[(k, told[k]) for k in short], more=[(k, v) for k, v in told.items() if k not in short])
 
 def unread(session:Session) -> list[dict]:
     "The block that lists what could not be read or made."
@@ -555,13 +574,27 @@ def page(
 ) -> str:   # HTML without any external address
     "A page in the house's template."
     template = Template((PACKAGE/"assets"/"page.html").read_text(encoding="utf-8"), autoescape=True, trim_blocks=True)
-    return template.render(title=title, origin=origin, banner=BANNERS[origin], blocks=blocks, lead=lead, warnings=warnings, links=links)
+    blocks = [_noted(block) | dict(id=re.sub(r"\W+", "-", block["heading"].lower()).strip("-")) if block.get("heading") else _noted(block) for block in blocks]
+    return template.render(title=title, origin=origin, banner=BANNERS.get(origin, ""), blocks=blocks, lead=lead, warnings=warnings, links=links)
+
+def _noted(block):
+    "A block whose notes on cells stand once below the table, each under a letter, where cells share them."
+    said = [v[k] for row in block.get("rows") or () for v in row if isinstance(v, dict) for k in ("small", "empty") if v.get(k)]
+    notes = {text: _letter(i) for i, text in enumerate(t for t in dict.fromkeys(said) if said.count(t) > 1 or len(t) > 24)}
+    if not notes: return block
+    def short(v):
+        if not isinstance(v, dict): return v
+        marks = [notes[v[k]] for k in ("small", "empty") if v.get(k) in notes]
+        return {k: "" if k == "small" and x in notes else x for k, x in v.items()} | dict(letter=marks) if marks else v
+    return block | dict(rows=[[short(v) for v in row] for row in block["rows"]], feet=[(letter, text) for text, letter in notes.items()])
+
+def _letter(i): return chr(97 + i) if i < 26 else _letter(i//26 - 1) + _letter(i % 26)
 
 def _plain(v) -> str:
     "A cell of a page as text, all that it says included."
     if not isinstance(v, dict): return str(v)
     if v.get("empty"): return f"{v['value']} ({v['empty']})".strip()
-    return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() + (f" ({v['small']})" if v.get("small") else "")
+    return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() + "".join(f" ({v[k]})" for k in ("under", "small") if v.get(k))
 
 def write_page(
     path:Path, title:str, origin:str, blocks:list[dict], **kwargs,   # as in `page`
@@ -606,7 +639,7 @@ def table_figure(session:Session, table:int) -> plt.Figure:
         ax.errorbar(at, values, np.clip(np.abs(limits - values[:, None]).T, 0, None), fmt="o", ms=5, lw=1, alpha=.8, label=VARIANTS[v].title)
     ax.set_xticks(range(len(columns)), [c.replace("_", " ") for c in columns], fontsize=8)
     ax.set_ylabel(f"{spec.metric}, %", fontsize=8); ax.tick_params(labelsize=8); ax.set_ylim(0)
-    if len(spec.variants) > 1: fig.legend(fontsize=7, frameon=False, ncols=4, loc="outside lower center")
+    if len(spec.variants) > 1: fig.legend(fontsize=7, frameon=False, ncols=3, loc="outside lower center")
     ax.set_title("fas_nb on rendered data (syn), 95 % intervals" if session.data.origin == "rendered" else "fas_nb, 95 % intervals", fontsize=8)
     return fig
 
@@ -713,11 +746,11 @@ def build_index(
         ours = [c for c in told["cells"] if c["variant"] == TABLES[t].variants[-1]]
         e = next((c for c in ours if c["column"] == "mean"), ours[0] if ours else {"value": None, "reason": "not made", "interval": (), "note": ""})
         origin_t = told.get("data_origin", origin)
-        rows.append([there(f"table{t}", f"Table {t}"), {"text": TABLES[t].title}, TABLES[t].metric, len(told["runs"]), rate_cell(e["value"], origin_t, 1, why=e["reason"]),
-                     interval_cell(e["interval"], origin_t, e["note"], 1), {"value": origin_t, "small": "" if told.get("code") == code_hash() else "made with earlier code" if told["runs"] else ""},
+        rows.append([there(f"table{t}", f"Table {t}"), rate_cell(e["value"], origin_t, 1, why=e["reason"]), interval_cell(e["interval"], origin_t, e["note"], 1), TABLES[t].metric,
+                     {"text": TABLES[t].title}, len(told["runs"]), {"value": origin_t, "small": "" if told.get("code") == code_hash() else "made with earlier code" if told["runs"] else ""},
                      {"text": told.get("command") or repeat(session, f"fas_reproduce --tables {t}")}])
         for p, v, *_ in map(str.split, told["runs"].values()): variants.setdefault(p, []).append(v)
-    blocks = [dict(heading="Tables", columns=["table", "what", "metric", "runs", "ours (mean, or first column), %", "95 %", "data", "command"], rows=rows),
+    blocks = [dict(heading="Tables", columns=["table", "ours, %", "95 %", "metric", "what", "runs", "data", "command"], rows=rows, note="Ours: the mean, or the first column where there is none."),
               dict(heading="Protocols", columns=["protocol", "variants"],
                    rows=[[there(protocol_file(p), p), {"text": ", ".join(VARIANTS[v].title for v in dict.fromkeys(vs))}] for p, vs in variants.items()]),
               *([dict(heading="Failed", columns=["what"], rows=[[{"text": f}] for f in failed])] if failed else []),
@@ -767,7 +800,8 @@ def build_real_data(session:Session) -> Path:
     rows = []
     for d in CAN_RENDER:
         n = sum(counts.get((d, "release", s, "all"), (0, 0))[0] for s in SPLITS)
-        rows.append([d, n, n*paper.scoring.frames, f"{n*paper.scoring.frames*each/1e9:.1f} GB"])
+        frames_d = n*paper.scoring.frames
+        rows.append([d, n, frames_d, f"{frames_d*each/1e9:.1f} GB", f"{frames_d*frame_bytes(paper.frame_size)/1e9:.1f} GB"])
     weights = [(session.runs_dir/c.spec.key()/"model.safetensors").stat().st_size for c in session.cells if is_made(c.spec, session.runs_dir)]
     run_size = f"Weights take about {np.median(weights)*(paper.model.width/session.profile.model.width)**2/1e6:.0f} MB a run on top. " if weights else ""
     paces = [core := core_pace(), *(s*1e12 for s in SUSTAINED)]
@@ -786,15 +820,15 @@ def build_real_data(session:Session) -> Path:
          "fas_reproduce --tables 1,2,3,4,5 --profile paper --data-root DIR --scheduler tcp://host:8786"),
         ("Read reports/paper/index.html: published and reproduced stand side by side. Check later that nothing changed. Pages show no face unless --faces is given.",
          "fas_reproduce --verify reports/paper")]),
-        dict(heading="How much disk", columns=["data set", "presentations", "frames", "crops and annotations"], rows=rows,
+        dict(heading="How much disk", columns=["data set", "presentations", "frames", "crops and annotations", "packed for training"], rows=rows,
              note=f"{paper.scoring.frames} frames of a presentation at {paper.frame_size} px; bytes of a frame as stored here ({session.profile.frame_size} px), scaled by area. "
-                  f"{run_size}The data sets themselves are not counted."),
+                  f"Training reads packed copies, made once for each data set and shared by folds, seeds and processes. {run_size}The data sets themselves are not counted."),
         dict(heading="How long", columns=["table, profile", "runs", "training images", "one core of a CPU", *(f"GPU at {s} TFLOP/s" for s in SUSTAINED)], rows=time_rows,
              note=f"All {len(paper.seeds)} seeds, each table alone and on one device; “ours” of Tables 1, 4 and 5 is made once. Operations are counted on shapes: training, scoring of every stored "
                   f"frame, and SAM's image encoder where the profile has one. The core did {core/1e9:.0f} of these GFLOP a second in a training step of profile small (nbs/bench/model_speed, machine "
                   "and date there); what a GPU sustains is an assumption. Reading files and landmarks come on top. Runs are independent: N devices take about one Nth. Measure yours: "
                   "fas_run --protocol oulu_npu/1 --profile paper --set training.epochs=1 --data-root DIR, then seconds in fas_run --list --json.")]
-    return write_page(session.out/"real-data.html", "With the real data", session.data.origin, blocks,
+    return write_page(session.out/"real-data.html", "With the real data", "", blocks,   # a plan, no result: nothing to mark as rendered
                       lead="The same commands make the tables from the real data sets; nothing else changes.")
 
 # %% ../nbs/51_reports.ipynb #c029
@@ -936,7 +970,7 @@ def detail_frame(session:Session) -> pd.DataFrame:
     block = detail_block(session, {c.protocol for c in session.cells}, set(VARIANTS))
     return pd.DataFrame([[_text(v) for v in row] for row in block["rows"]], columns=block["columns"])
 
-def _text(v): return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() if isinstance(v, dict) else v
+def _text(v): return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() + (f" ({v['under']})" if v.get("under") else "") if isinstance(v, dict) else v
 
 def table_frames(session:Session, table:int) -> list[pd.DataFrame]:
     "The blocks of a table as data frames, for the notebook."

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'DATASETS',
-           'SPLITS', 'COUNTED', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED', 'Profile', 'deviations',
-           'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'protocol_datasets', 'Data', 'apart',
-           'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell', 'data_hashes', 'make_spec', 'check_names',
-           'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn', 'work', 'flops_image', 'flops_mask',
-           'table_flops', 'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'frame_bytes',
-           'training_data', 'packed', 'whole_or_absent', 'network_folder', 'make_network', 'run', 'test_set',
-           'metric_hash', 'results', 'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples',
-           'failure_log', 'take_gpu', 'rank', 'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs',
-           'garbage', 'collect_garbage']
+           'SPLITS', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED', 'Profile',
+           'deviations', 'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'protocol_datasets', 'Data',
+           'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell', 'data_hashes', 'make_spec',
+           'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn', 'work', 'flops_image',
+           'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost', 'spread', 'load_frames',
+           'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed',
+           'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results',
+           'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
+           'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
-import hashlib, json, math, os, platform, shutil, subprocess, time, traceback, warnings
+import hashlib, json, math, os, platform, shutil, subprocess, sys, time, traceback, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
@@ -457,14 +457,51 @@ def _count_mask(segmenter):
     with torch.device("meta"): encoder = CHECKPOINTS[segmenter].model().image_encoder
     return _counted(lambda: encoder, 3, encoder.img_size, encoder.img_size)
 
-def table_flops(
+def run_flops(
     table:int,      # number of the table
     profile:Profile,
-) -> tuple[dict[tuple, float], float]:   # (fold, variant) -> operations of one run, training and scoring; operations of annotating the data sets, once
-    "What a table costs, counted."
-    each, counts = flops_image(profile.model, profile.training.size), protocol_counts()
-    presentations = sum(n for (d, f, _, s), (n, _) in counts.items() if f == "release" and s == "all" and any(d in protocol_datasets(p) for p in TABLES[table].protocols))
-    return {r: (images + frames/3)*each for r, (images, frames) in work(table, profile).items()}, presentations*profile.scoring.frames*flops_mask(profile.segmenter)
+) -> dict[tuple, float]:   # (fold, variant) -> operations of training and scoring, one seed
+    "What the runs of a table cost, counted."
+    each = flops_image(profile.model, profile.training.size)
+    return {r: (images + frames/3)*each for r, (images, frames) in work(table, profile).items()}
+
+def annotated_frames(
+    table:int,      # number of the table
+    profile:Profile,
+) -> int:
+    "Frames of the data sets behind a table; they are annotated once."
+    presentations = sum(n for (d, f, _, s), (n, _) in protocol_counts().items()
+                        if f == "release" and s == "all" and any(d in protocol_datasets(p) for p in TABLES[table].protocols))
+    return presentations*profile.scoring.frames
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    "What a table asks for with all seeds, by where the work is done."
+    training:float   # operations of training and scoring: on a GPU where there is one
+    masks:float      # operations of SAM's image encoder: on cores, where annotation runs
+    frames:int       # that are decoded, cropped, searched for landmarks and given depth: on cores
+    drawn:int        # images that are cropped, exchanged and labelled for training: on cores beside the device
+
+    def hours(self,
+        device:float,         # operations a second of what trains
+        core:float,           # operations a second of a core
+        frame_seconds:float,  # of a core for each frame
+        drawn_seconds:float,  # of a core for each drawn image
+    ) -> dict[str, float]:
+        "Hours of each stage: of the device for training and scoring, of one core for the others."
+        return {"decoding, landmarks, depth": self.frames*frame_seconds/3600, "masks": self.masks/core/3600,
+                "batches": self.drawn*drawn_seconds/3600, "training, scoring": self.training/device/3600}
+
+MEASURED_WITH = "face_sam_tiny"   # segmenter whose masks are in the measured time of a frame
+
+def table_cost(
+    table:int,      # number of the table
+    profile:Profile,
+) -> Cost:
+    "The work behind a table, made alone with the real data sets."
+    drawn, seeds, frames = sum(images for images, _ in work(table, profile).values()), len(profile.seeds), annotated_frames(table, profile)
+    masks = 0. if profile.segmenter == MEASURED_WITH else frames*flops_mask(profile.segmenter)
+    return Cost(sum(run_flops(table, profile).values())*seeds, masks, frames, drawn*seeds)
 
 SUSTAINED = (10, 30, 100)   # TFLOP/s that a GPU may sustain on this network
 
@@ -617,20 +654,29 @@ def make_network(
     progress:bool=False,     # draw a progress bar?
 ) -> Path:                   # its folder
     "Train the network of a run, or find it trained."
-    from fas_nb.training import train
-    folder, begun = network_folder(spec, runs_dir), time.perf_counter()
+    from fas_nb.training import device_memory, memory_plan, train
+    folder, begun, waited = network_folder(spec, runs_dir), time.perf_counter(), {}
     if (folder/"network.json").exists(): return folder
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
     with first_alone(): frames, labels, rows = training_data(spec.fold.train, data)
     if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
+    recompute = is_large(spec) and memory_plan(spec, device_memory())[0]
     with whole_or_absent(folder, keep=not rank()) as part:       # of several processes the first keeps it
-        _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint, validate=_held_out(spec, data), out=part)
+        _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint, validate=_held_out(spec, data), out=part,
+                       recompute=recompute, seconds=waited)
         if rank(): return folder
         (part/"last.safetensors").rename(part/"model.safetensors")
-        told = dict(seconds=round(time.perf_counter() - begun, 2), last=log[-1], origin=data.origin, annotations=spec.annotations, code=spec.code, provenance=_provenance(data))
+        spent = time.perf_counter() - begun
+        told = dict(seconds=round(spent, 2), waiting=round(waited.get("waiting for batches", 0.)/spent, 4), recompute=recompute, last=log[-1],
+                    origin=data.origin, annotations=spec.annotations, code=spec.code, provenance=_provenance(data))
         (part/"network.json").write_text(json.dumps(told, indent=1))
     checkpoint.unlink(missing_ok=True)
     return folder
+
+def is_large(spec:RunSpec) -> bool:
+    "Is its memory worth a look before the start? Small networks fit anywhere, and to count loads torch."
+    options = spec.training
+    return min(options.micro or options.batch, options.batch)*options.size**2*spec.model.width >= 2**24
 
 def _provenance(data):
     return {"data": data.fingerprints, "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
@@ -664,13 +710,14 @@ def _score(spec, data, network, part):
     "Everything about a run but its network."
     from fas_nb.dccdn import load_model
     from fas_nb.decision import save_model
-    from fas_nb.training import team
+    from fas_nb.training import team, tf32
     begun, device, tables = time.perf_counter(), team().device, []
     model = load_model(network/"model.safetensors")[0].to(device)
     for split in SPLITS:
         ids = getattr(spec.fold, split)
         frames = load_frames(ids, data)
-        tables.append(score_table(frames, _shared(model, frames, spec, device), split, ids, data.presentations))
+        with tf32(spec.training.tf32): scores = _shared(model, frames, spec, device)
+        tables.append(score_table(frames, scores, split, ids, data.presentations))
     if rank(): return
     scores = pd.concat(tables, ignore_index=True)
     scores.to_parquet(part/"scores.parquet")
@@ -678,7 +725,7 @@ def _score(spec, data, network, part):
     shutil.copy(network/"log.jsonl", part)
     trained = json.loads((network/"network.json").read_text())
     result = dict(results(scores, spec), origin=data.origin, seconds={"train": trained["seconds"], "score": round(time.perf_counter() - begun, 2)},
-                  dead=trained["last"].get("dead", []))
+                  waiting=trained.get("waiting"), dead=trained["last"].get("dead", []))
     (part/"spec.json").write_text(json.dumps(asdict(spec), indent=1))
     save_model(model, part/"model.safetensors", spec=spec, origin=data.origin, frame_size=frames.images.shape[1], threshold=result["frame"]["threshold"])
     result["provenance"] = {k: getattr(spec, k) for k in ("annotations", "frames", "labels", "code", "scoring_code", "seed")} | {
@@ -867,6 +914,14 @@ def known_failures(
 
 def _left(runs_dir, ending): return [p for folder in (Path(runs_dir), Path(runs_dir)/"networks") for p in sorted(folder.glob(f"*.{ending}"))]
 
+def _tell_memory(specs, workers, progress):
+    "One line about the largest training to come; `InputError` where it does not fit."
+    if not (large := [s for s in specs if is_large(s)]): return
+    from fas_nb.training import device_memory, memory_plan, needed_memory
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, min(workers, len(specs)))
+    _, line = memory_plan(max(large, key=needed_memory), device_memory(processes=here))
+    if progress and not rank(): print(line, file=sys.stderr, flush=True)
+
 def make_runs(
     cells:list[Cell],
     data:Data,
@@ -877,6 +932,7 @@ def make_runs(
 ) -> list[Failure]:        # what did not succeed
     "Make the runs that are missing, each once, several at a time; workers live as long as there is work."
     missing = list({c.spec.key(): c.spec for c in cells if not is_made(c.spec, runs_dir)}.values())
+    if not scheduler: _tell_memory([s for s in missing if not (network_folder(s, runs_dir)/"network.json").exists()], workers, progress)
     if "RANK" in os.environ:   # one of the processes that share each run: an error must end them all, for the others would wait for ever
         for spec in missing:
             try: _run_unit(spec, data, str(runs_dir))

@@ -527,7 +527,7 @@ def train(
     device:str=None,         # `cuda` where there is one, otherwise `cpu`
     entries:int=20,          # entries of the log
     workers:int=None,        # threads that make batches; 0: this one; `batch_threads` where `None`
-    recompute:bool=False,    # less than half the memory for one more forward pass: see `memory_plan`
+    recompute:bool=False,    # compute activations again for the gradient instead of keeping them, where memory is short: see `memory_plan`
     out:str|Path=None,       # folder for `log.jsonl`, `last.safetensors` and `best.safetensors`
     best:str="",             # value of `validate`, a loss or an error rate, whose lowest entry gives `best.safetensors`
     watch:Callable=None,     # called with the log at each entry, e.g. `live_curves()`
@@ -583,7 +583,7 @@ def live_curves(
     return watch
 
 # %% ../nbs/32_training.ipynb #h008
-WORKING = 1.3      # largest amount in use over what is kept for the backward pass, `nbs/bench/memory`
+WORKING = {False: 1.35, True: 2.0}   # peak over what is kept for the backward pass, without and with `recompute`: `nbs/bench/memory`
 BESIDE = 1.5e9     # bytes for libraries and the context of a GPU
 
 def _kept(forward, n):
@@ -628,7 +628,7 @@ def needed_memory(
     part = part or batch_parts(options)[0].stop
     each = kept_bytes(spec.model, options.size, options.precision, recompute, len(SCHEMES[spec.scheme].channels))
     with torch.device("meta"): weights = sum(p.numel() for p in build_network(spec.model, len(SCHEMES[spec.scheme].channels)).parameters())
-    return WORKING*part*each + 4*4*weights + BESIDE
+    return WORKING[recompute]*part*each + 4*4*weights + BESIDE
 
 def device_memory(
     device:str=None,    # `cuda` where there is one, otherwise `cpu`

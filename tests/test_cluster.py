@@ -127,6 +127,7 @@ def test_several_processes_share_one_run(smoke, tmp_path):
     done = call("torchrun", "--standalone", "--nproc_per_node", "2", script, *options, cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = json.loads(done.stdout)
+    assert 0 < row["waiting"] < 1 and row["dead"] == []
     assert row["provenance"]["processes"] == 2 and list(finished(tmp_path)) == [row["key"]] and not list((tmp_path/"runs").rglob("*.partial"))
     assert json.loads((tmp_path/"runs"/row["key"]/"log.jsonl").read_text().splitlines()[-1])["step"] == 12
     alone = call("fas_run", *options, "--runs-dir", tmp_path/"alone", "--workers", "1", cwd=ROOT)     # one process: the same key, the same network, the same scores

@@ -583,7 +583,7 @@ def live_curves(
     return watch
 
 # %% ../nbs/32_training.ipynb #h008
-WORKING = 1.3      # largest amount in use over what is kept for the backward pass, `nbs/bench/memory`
+WORKING = {False: 1.35, True: 1.9}   # largest amount in use over what is kept for the backward pass, without and with `recompute`
 BESIDE = 1.5e9     # bytes for libraries and the context of a GPU
 
 def _kept(forward, n):
@@ -628,7 +628,7 @@ def needed_memory(
     part = part or batch_parts(options)[0].stop
     each = kept_bytes(spec.model, options.size, options.precision, recompute, len(SCHEMES[spec.scheme].channels))
     with torch.device("meta"): weights = sum(p.numel() for p in build_network(spec.model, len(SCHEMES[spec.scheme].channels)).parameters())
-    return WORKING*part*each + 4*4*weights + BESIDE
+    return WORKING[recompute]*part*each + 4*4*weights + BESIDE
 
 def device_memory(
     device:str=None,    # `cuda` where there is one, otherwise `cpu`

@@ -158,7 +158,7 @@ def test_coco_loads_results(tmp_path):
     assert fill_stores(open_dataset("table", tmp_path/"t.csv"), tmp_path/"out", 1, 96, "polygon", progress=False).ok
     write_coco(FrameStore(tmp_path/"out/frames"), AnnotationStore(tmp_path/"out/annotations"), tmp_path/"c.json")
     told = json.loads((tmp_path/"c.json").read_text())
-    assert told["info"]["description"] and told["licenses"] == []
+    assert told["info"]["description"] and told["licenses"][0]["name"]
     coco = COCO(tmp_path/"c.json")
     results = [dict(image_id=a["image_id"], category_id=a["category_id"], segmentation=a["segmentation"], score=1.) for a in told["annotations"]]
     assert len(coco.loadRes(results).anns) == len(results) > 3

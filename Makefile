@@ -1,8 +1,12 @@
-# `make demo` and `make test` are the contract: both work from a fresh clone with nothing but Python 3.11 and make.
+# `make demo` and `make test` are the contract: both work from a fresh clone with nothing but make and Python 3.11 to 3.14, or uv.
 SHELL   := bash
 VENV    := .venv
 BIN     := $(VENV)/bin
-PYTHON  ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# the newest Python that fits and can make environments; `make PYTHON=/path/to/python` takes another
+FITS    := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
+PYTHON  ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+# `make setup TORCH=cpu` installs PyTorch without CUDA (from PyTorch's own index): a third of the disk
+TORCH   ?=
 STAMP   := $(VENV)/.installed
 WORKERS ?= 2
 # numeric libraries get one thread a process: the work is spread over processes
@@ -14,15 +18,28 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
+# in an environment of an older lock: two distributions of OpenCV overwrite each other
+FORMER   := mediapipe opencv-contrib-python-headless
+FIND_UV  := UV=$$(command -v uv || { test -x $(BIN)/python && $(BIN)/python -m pip install -q --disable-pip-version-check uv >/dev/null 2>&1 && echo $(BIN)/uv; })
+NO_PYTHON = no Python 3.11 to 3.14 was found, and no uv to fetch one: install either, or name one, make PYTHON=/path/to/python3.13
+define MAKE_VENV
+if test -n "$(PYTHON)"; then $(PYTHON) -c '$(FITS)' && $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) is not Python 3.11 to 3.14 with venv: make PYTHON=/path/to/python3.13"; exit 1; }; \
+elif UV=$$(command -v uv || { python3 -m pip install -q --disable-pip-version-check --target build/uv uv >/dev/null 2>&1 && echo build/uv/bin/uv; }); then \
+  echo "no Python 3.11 to 3.14 found: uv brings one"; "$$UV" venv -q --seed --python '>=3.11,<3.15' $(VENV); \
+else echo "$(NO_PYTHON)"; exit 1; fi
+endef
+
 setup: $(STAMP)  ## make .venv with the pinned versions, and the git hooks of nbdev
 
 $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; v=sys.version_info[:2]; sys.exit(0 if (3,11)<=v<(3,13) else f"Python {v[0]}.{v[1]} found, 3.11 or 3.12 needed: make PYTHON=/path/to/python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { $(MAKE_VENV); }
 	@echo "installing the pinned versions (one to three minutes)"
-	@UV=$$(command -v uv || { $(BIN)/python -m pip install -q --disable-pip-version-check uv >/dev/null 2>&1 && echo $(BIN)/uv; }); \
-	{ test -n "$$UV" && "$$UV" pip install -q --python $(BIN)/python --no-deps -r requirements.lock; } || \
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock
+	@$(FIND_UV); $(if $(TORCH),grep -vE '^(nvidia|cuda|triton)',cat) requirements.lock > $(VENV)/pins.txt; \
+	if test -n "$$UV"; then \
+	  "$$UV" pip uninstall -q --python $(BIN)/python $(FORMER) 2>/dev/null; \
+	  "$$UV" pip install -q --python $(BIN)/python --no-deps $(if $(TORCH),--torch-backend=$(TORCH)) -r $(VENV)/pins.txt; \
+	else $(BIN)/python -m pip uninstall -q -y $(FORMER) 2>/dev/null; \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(VENV)/pins.txt; fi
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks >/dev/null; git checkout -q -- .gitattributes 2>/dev/null || true; fi
 	@touch $@

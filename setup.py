@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("synth", "scale", "fast", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("synth", "scale", "fast", "heif", "dev")}
 
 setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"],
@@ -17,7 +17,7 @@ setup(
     # the report templates, the paper's tables and the measured speed that a page tells travel with the package
     data_files=[("share/fas_nb/reports", sorted(glob("nbs/reports/*.ipynb"))),
                 ("share/fas_nb/published", sorted(glob("reports/published/*.csv"))),
-                ("share/fas_nb/bench", ["nbs/bench/results/model_speed.json"])],
+                ("share/fas_nb/bench", [f"nbs/bench/results/{name}.json" for name in ("model_speed", "check_speed", "memory")])],
     python_requires=cfg["python_requires"],
     install_requires=cfg["requirements"].split(), extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split()}, zip_safe=False)

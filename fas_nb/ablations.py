@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'DATASETS',
-           'SPLITS', 'COUNTED', 'SUSTAINED', 'IN_MEMORY', 'LOADERS', 'HELD_OUT', 'ABANDONED', 'Profile', 'deviations',
-           'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'protocol_datasets', 'Data', 'apart',
-           'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell', 'data_hashes', 'make_spec', 'check_names',
-           'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn', 'work', 'flops_image', 'flops_mask',
-           'table_flops', 'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'run',
-           'test_set', 'metric_hash', 'results', 'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples',
-           'failure_log', 'take_gpu', 'rank', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage',
-           'collect_garbage']
+           'SPLITS', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED', 'Profile',
+           'deviations', 'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'protocol_datasets', 'Data',
+           'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell', 'data_hashes', 'make_spec',
+           'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn', 'work', 'flops_image',
+           'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost', 'spread', 'load_frames',
+           'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed',
+           'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results',
+           'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
+           'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
-import hashlib, json, math, multiprocessing, os, platform, shutil, subprocess, time, traceback, warnings
-from contextlib import nullcontext
+import hashlib, json, math, os, platform, shutil, subprocess, sys, time, traceback, warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ import pandas as pd
 
 from .closure import closure_hash
 from .datasets import CAN_RENDER, MARKER, UNFINISHED, data_origin, find_root, open_dataset
-from .manifest import file_hash, git_revision, machine, versions, write_atomically
+from .manifest import file_hash, git_revision, machine, versions, whole_folder, write_atomically
 from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters, eer, polarity_warning, threshold_at_bpcer,
                             threshold_at_eer)
 from .parallel import Failure, run_parallel
@@ -61,7 +63,7 @@ PROFILES = {p.name: p for p in (
             ScoringOptions(frames=1, size=24)),
     Profile("small", "small", 192, ModelOptions(width=32), TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
             ScoringOptions(frames=5, size=128), seeds=(0, 1, 2)),
-    Profile("paper", "", 320, ModelOptions(), TrainingOptions(), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2)))}
+    Profile("paper", "", 320, ModelOptions(), TrainingOptions(micro=20), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2)))}
 
 PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it does)
     "landmarks": (("3ddfa_v2",), "Points prompt for SAM: dense face alignment (Guo et al. 2020)"),
@@ -70,7 +72,7 @@ PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it 
     "partial": ((False,), "Datasets and Metrics: whole data sets"),
     "model.network": (("dccdn",), "Base model"), "model.width": ((64,), "Base model: DC-CDN as published"), "model.theta": ((.7,), "Hyper-parameters"),
     "training.size": ((256,), "Base model: DC-CDN as published"), "training.epochs": ((500,), "Hyper-parameters"), "training.steps": ((0,), "Hyper-parameters: epochs"),
-    "training.batch": ((160,), "Hyper-parameters"), "training.lr": ((2e-3,), "Hyper-parameters"), "training.schedule": (("halving",), "Hyper-parameters: halves every 200 epochs"),
+    "training.batch": ((160,), "Hyper-parameters"), "training.micro": ((20,), "Hyper-parameters: 160 on 8 GPUs"), "training.lr": ((2e-3,), "Hyper-parameters"), "training.schedule": (("halving",), "Hyper-parameters: halves every 200 epochs"),
     "training.flip": ((.5,), "Hyper-parameters: random horizontal flipping"), "training.crop": (((1.2, 1.4),), "Hyper-parameters: random cropping (how much is not said)"),
     "mcrea.gamma": ((.5,), "Hyper-parameters"), "mcrea.rho": ((1,), "Hyper-parameters (3 in the caption of Table 5)"), "mcrea.scheme": (("clip",), "Algorithm 1"),
     # what it does not have
@@ -175,7 +177,8 @@ PAPER_TABLES = (1, 2, 3, 4, 5)
 # %% ../nbs/50_ablations.ipynb #c014
 SCORING_MODULES = ("vocab", "landmarks", "maps", "mcrea", "dccdn", "training", "decision")   # what measurements of whole runs name as theirs
 TRAINS, SCORES = ("training.train",), ("decision.score_frames", "ablations.score_table")     # where the code begins
-_REPORTING = ("training._summary", "training._read_checkpoint", "training._save_checkpoint", "dccdn.save_network")   # what only draws, saves or reports
+_REPORTING = ("training._Book", "training._summary", "training._of_all", "training._timed", "training._stop_unless_finite",
+              "training.batch_threads")   # what only saves, reports, or says how many threads work
 
 def code_hashes() -> dict[str, str]:   # fields of `RunSpec`, 16 hexadecimal digits each
     "Hashes of the code that trains and of the code that scores."
@@ -454,14 +457,51 @@ def _count_mask(segmenter):
     with torch.device("meta"): encoder = CHECKPOINTS[segmenter].model().image_encoder
     return _counted(lambda: encoder, 3, encoder.img_size, encoder.img_size)
 
-def table_flops(
+def run_flops(
     table:int,      # number of the table
     profile:Profile,
-) -> tuple[dict[tuple, float], float]:   # (fold, variant) -> operations of one run, training and scoring; operations of annotating the data sets, once
-    "What a table costs, counted."
-    each, counts = flops_image(profile.model, profile.training.size), protocol_counts()
-    presentations = sum(n for (d, f, _, s), (n, _) in counts.items() if f == "release" and s == "all" and any(d in protocol_datasets(p) for p in TABLES[table].protocols))
-    return {r: (images + frames/3)*each for r, (images, frames) in work(table, profile).items()}, presentations*profile.scoring.frames*flops_mask(profile.segmenter)
+) -> dict[tuple, float]:   # (fold, variant) -> operations of training and scoring, one seed
+    "What the runs of a table cost, counted."
+    each = flops_image(profile.model, profile.training.size)
+    return {r: (images + frames/3)*each for r, (images, frames) in work(table, profile).items()}
+
+def annotated_frames(
+    table:int,      # number of the table
+    profile:Profile,
+) -> int:
+    "Frames of the data sets behind a table; they are annotated once."
+    presentations = sum(n for (d, f, _, s), (n, _) in protocol_counts().items()
+                        if f == "release" and s == "all" and any(d in protocol_datasets(p) for p in TABLES[table].protocols))
+    return presentations*profile.scoring.frames
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    "What a table asks for with all seeds, by where the work is done."
+    training:float   # operations of training and scoring: on a GPU where there is one
+    masks:float      # operations of SAM's image encoder: on cores, where annotation runs
+    frames:int       # that are decoded, cropped, searched for landmarks and given depth: on cores
+    drawn:int        # images that are cropped, exchanged and labelled for training: on cores beside the device
+
+    def hours(self,
+        device:float,         # operations a second of what trains
+        core:float,           # operations a second of a core
+        frame_seconds:float,  # of a core for each frame
+        drawn_seconds:float,  # of a core for each drawn image
+    ) -> dict[str, float]:
+        "Hours of each stage: of the device for training and scoring, of one core for the others."
+        return {"decoding, landmarks, depth": self.frames*frame_seconds/3600, "masks": self.masks/core/3600,
+                "batches": self.drawn*drawn_seconds/3600, "training, scoring": self.training/device/3600}
+
+MEASURED_WITH = "face_sam_tiny"   # segmenter whose masks are in the measured time of a frame
+
+def table_cost(
+    table:int,      # number of the table
+    profile:Profile,
+) -> Cost:
+    "The work behind a table, made alone with the real data sets."
+    drawn, seeds, frames = sum(images for images, _ in work(table, profile).values()), len(profile.seeds), annotated_frames(table, profile)
+    masks = 0. if profile.segmenter == MEASURED_WITH else frames*flops_mask(profile.segmenter)
+    return Cost(sum(run_flops(table, profile).values())*seeds, masks, frames, drawn*seeds)
 
 SUSTAINED = (10, 30, 100)   # TFLOP/s that a GPU may sustain on this network
 
@@ -537,20 +577,43 @@ def example_frames(
     order = table.iloc[test].reset_index(drop=True).sort_values(["species", "score", "presentation"]).groupby("species", sort=True)
     return np.concatenate([np.zeros(0, int), *(test[part.index[np.unique(np.linspace(0, len(part) - 1, n).round().astype(int))]] for _, part in order)])
 
-IN_MEMORY = 4e9   # bytes of training frames and labels; where there are more they are packed on disk and read by `LOADERS` processes
-LOADERS = 2
+IN_MEMORY = 4e9   # bytes of training frames and labels; where there are more they are packed on disk, once for each data set
 HELD_OUT = 32     # dev frames that the loss is measured on while training goes
 
-def _training_data(ids, data, folder):
-    "Frames, labels, and how many processes make batches of them."
-    from fas_nb.training import pack, unpack
-    ids = sorted(data.readable(ids), key=lambda i: i.split("/")[0])
-    one = load_frames(ids[:1], data, labels=True)
-    size = len(ids)*sum(getattr(record, f.name).nbytes for record in one for f in fields(record))
-    if size <= IN_MEMORY: return *load_frames(ids, data, labels=True), 0
+def frame_bytes(
+    size:int,    # side of the stored crops, pixels
+) -> int:        # of one frame with its label, as training reads them
+    "What a frame takes in memory or in packed files: picture, region map, depth map, landmarks."
+    return size*size*(3 + 1 + 4) + 478*3*4
+
+def training_data(
+    ids:tuple[str, ...],  # presentation ids, of one data set
+    data:Data,
+) -> tuple[Frames, Labels, np.ndarray]:  # what is there; int [m], the rows of these presentations
+    "Frames and labels to learn from, in the order of ids; from files that folds, seeds and processes share where they are many."
+    ids = sorted(data.readable(ids))            # whatever order a list has: it is in no key
     n = sum(len(data.frame_store(i.split("/")[0]).index(i)[0]) for i in ids)
-    may = not multiprocessing.current_process().daemon                # such a process may start no others
-    return *unpack(pack((load_frames([i], data, labels=True) for i in ids), n, folder/"packed")), LOADERS*may
+    if n*frame_bytes(load_frames(ids[:1], data).images.shape[1]) <= IN_MEMORY: return *load_frames(ids, data, labels=True), np.arange(n)
+    frames, labels = packed(ids[0].split("/")[0], data)
+    return frames, labels, np.flatnonzero(np.isin(frames.presentation, ids))
+
+def packed(
+    dataset:str,
+    data:Data,
+) -> tuple[Frames, Labels]:
+    "All annotated frames of a data set as arrays on disk, made once; another content has another name, and older ones go."
+    from filelock import FileLock
+    from fas_nb.training import pack, unpack
+    frames, annotations = data.frame_store(dataset), data.annotation_store(dataset)
+    ids = sorted(i for i, p in data.presentations.items() if p.dataset == dataset and annotations.rows(i))
+    ids = [i for i in data.readable(ids) if not frames.missing([i])]
+    name = hashlib.sha256(f"{frames.hash(ids)} {annotations.hash(ids)}".encode()).hexdigest()[:16]
+    folder = Path(data.stores[dataset])/"packed"/name
+    with FileLock(Path(data.stores[dataset])/"packed.lock"):
+        if not folder.exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            pack((load_frames([i], data, labels=True) for i in ids), sum(len(frames.index(i)[0]) for i in ids), folder)
+    return unpack(folder)
 
 def _held_out(spec, data):
     "The loss on some dev frames, for the log and to choose the best weights; nothing where they have no labels."
@@ -561,6 +624,64 @@ def _held_out(spec, data):
     first = np.unique(frames.presentation, return_index=True)[1]
     return held_out_loss(spec, frames.take(first), labels.take(first))
 
+@contextmanager
+def whole_or_absent(
+    folder:Path,     # what is made; its files are looked for by name, so it counts only under that
+    keep:bool=True,  # otherwise all of it is scratch
+):                   # a temporary folder beside it
+    "A folder that gets its name when the block ends well, unless another process was faster."
+    part = folder.with_name(f"{folder.name}.{_here()}.{os.getpid()}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        try: keep and whole_folder(part, folder)
+        except OSError:
+            if not folder.exists(): raise                        # another process was faster
+    finally: shutil.rmtree(part, ignore_errors=True)
+
+def network_folder(
+    spec:RunSpec,
+    runs_dir:str|Path,   # folder of runs
+) -> Path:
+    "Where the network of a run is kept; other runs may share it."
+    return Path(runs_dir)/"networks"/spec.network_key()
+
+def make_network(
+    spec:RunSpec,
+    data:Data,
+    runs_dir:str|Path,
+    progress:bool=False,     # draw a progress bar?
+) -> Path:                   # its folder
+    "Train the network of a run, or find it trained."
+    from fas_nb.training import device_memory, memory_plan, train
+    folder, begun, waited = network_folder(spec, runs_dir), time.perf_counter(), {}
+    if (folder/"network.json").exists(): return folder
+    checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
+    with first_alone(): frames, labels, rows = training_data(spec.fold.train, data)
+    if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
+    recompute = is_large(spec) and memory_plan(spec, device_memory())[0]
+    with whole_or_absent(folder, keep=not rank()) as part:       # of several processes the first keeps it
+        _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint, validate=_held_out(spec, data), out=part,
+                       recompute=recompute, seconds=waited)
+        if rank(): return folder
+        (part/"last.safetensors").rename(part/"model.safetensors")
+        spent = time.perf_counter() - begun
+        told = dict(seconds=round(spent, 2), waiting=round(waited.get("waiting for batches", 0.)/spent, 4), recompute=recompute, last=log[-1],
+                    origin=data.origin, annotations=spec.annotations, code=spec.code, provenance=_provenance(data))
+        (part/"network.json").write_text(json.dumps(told, indent=1))
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+def is_large(spec:RunSpec) -> bool:
+    "Is its memory worth a look before the start? Small networks fit anywhere, and to count loads torch."
+    options = spec.training
+    return min(options.micro or options.batch, options.batch)*options.size**2*spec.model.width >= 2**24
+
+def _provenance(data):
+    return {"data": data.fingerprints, "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
+            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
 def run(
     spec:RunSpec,
     data:Data,
@@ -569,57 +690,56 @@ def run(
 ) -> Path:                   # the folder of the run
     "Make one run, or find it made."
     folder = Path(runs_dir)/spec.key()
-    if (folder/"result.json").exists(): return folder
-    partial_folder = folder.with_name(f"{folder.name}.{_here()}.{os.getpid()}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    try: return _make(spec, data, folder, partial_folder, progress)
-    finally: shutil.rmtree(partial_folder, ignore_errors=True)   # where it failed, or another process made the same run meanwhile
+    if is_made(spec, runs_dir): return folder
+    network = make_network(spec, data, runs_dir, progress)
+    with first_alone(): pass                                     # what the first wrote is there
+    with whole_or_absent(folder, keep=not rank()) as part: _score(spec, data, network, part)
+    return folder
 
-def _make(spec, data, folder, partial_folder, progress):
-    from fas_nb.dccdn import fuse, load_network
-    from fas_nb.decision import predict_maps, save_model, score_frames, scoring_crop
-    from fas_nb.training import train
-    begun = time.perf_counter()
-    frames, labels, workers = _training_data(spec.fold.train, data, partial_folder)
-    if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
-    checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
-    validate = _held_out(spec, data)
-    model, log = train(spec, frames, labels, progress=progress, checkpoint=checkpoint, workers=workers, validate=validate,
-                       best="dev loss" if validate else "", out=partial_folder)   # the log can be read while it grows
-    if rank(): return folder                                     # of several processes the first scores and keeps
-    device = str(next(model.parameters()).device)
-    trained = time.perf_counter()
-    tables = []
+def _shared(model, frames, spec, device):
+    "The scores of all frames; processes that share a run take batches in turn, the same batches as one alone."
+    from fas_nb.decision import SCORED_AT_ONCE, Scores, score_frames
+    if team_size() == 1: return score_frames(model, frames, spec.scoring, spec.scheme, device=device)
+    from accelerate.utils import gather_object
+    turns = range(rank(), -(-len(frames)//SCORED_AT_ONCE), team_size())
+    mine = [(i, score_frames(model, frames.take(slice(i*SCORED_AT_ONCE, (i + 1)*SCORED_AT_ONCE)), spec.scoring, spec.scheme, device=device)) for i in turns]
+    parts = [scores for _, scores in sorted(gather_object(mine), key=lambda turn: turn[0])]
+    return Scores(*map(np.concatenate, zip(*parts))) if parts else Scores(*np.zeros((3, 0)))
+
+def _score(spec, data, network, part):
+    "Everything about a run but its network."
+    from fas_nb.dccdn import load_network
+    from fas_nb.decision import save_model
+    from fas_nb.training import team, tf32
+    begun, device, tables = time.perf_counter(), team().device, []
+    model = load_network(network/"model.safetensors")[0].to(device)
     for split in SPLITS:
         ids = getattr(spec.fold, split)
-        part = frames if split == "train" else load_frames(ids, data)
-        tables.append(score_table(part, score_frames(model, part, spec.scoring, spec.scheme, device=device), split, ids, data.presentations))
+        frames = load_frames(ids, data)
+        with tf32(spec.training.tf32): scores = _shared(model, frames, spec, device)
+        tables.append(score_table(frames, scores, split, ids, data.presentations))
+    if rank(): return
     scores = pd.concat(tables, ignore_index=True)
-    shown = example_frames(scores)
-    place = shown - sum(map(len, tables[:-1]))             # among the test frames, which come first in the table of their split
-    maps = predict_maps(fuse(model), scoring_crop(part.take(place), spec.scoring)[0], device) if len(shown) else np.zeros((0, 0, 0, 0))
+    scores.to_parquet(part/"scores.parquet")
+    _keep_examples(spec, scores, frames, model, device, part)
+    shutil.copy(network/"log.jsonl", part)
+    trained = json.loads((network/"network.json").read_text())
+    result = dict(results(scores, spec), origin=data.origin, seconds={"train": trained["seconds"], "score": round(time.perf_counter() - begun, 2)},
+                  waiting=trained.get("waiting"), dead=trained["last"].get("dead", []))
+    (part/"spec.json").write_text(json.dumps(asdict(spec), indent=1))
+    save_model(model, part/"model.safetensors", spec=spec, origin=data.origin, frame_size=frames.images.shape[1], threshold=result["frame"]["threshold"])
+    result["provenance"] = {k: getattr(spec, k) for k in ("annotations", "frames", "labels", "code", "scoring_code", "seed")} | {
+        "network": spec.network_key(), "trained": trained["provenance"], "weights": file_hash(part/"model.safetensors"), "scores": file_hash(part/"scores.parquet"), **_provenance(data)}
+    (part/"result.json").write_text(json.dumps(result, indent=1))
 
-    (partial_folder/"spec.json").write_text(json.dumps(asdict(spec), indent=1))
-    scores.to_parquet(partial_folder/"scores.parquet")
-    np.savez_compressed(partial_folder/"examples.npz", row=shown, maps=(np.clip(maps, 0, 1)*255).round().astype(np.uint8))
-    seconds = {"train": round(trained - begun, 2), "score": round(time.perf_counter() - trained, 2)}
-    result = dict(results(scores, spec), origin=data.origin, seconds=seconds)
-    about = dict(spec=spec, origin=data.origin, frame_size=frames.images.shape[1])
-    save_model(model, partial_folder/"model.safetensors", threshold=result["frame"]["threshold"], **about)
-    if validate: save_model(load_network(partial_folder/"best.safetensors")[0], partial_folder/"best.safetensors", threshold=None, **about)   # no threshold was chosen
-    (partial_folder/"last.safetensors").unlink()                  # it is the model
-    shutil.rmtree(partial_folder/"packed", ignore_errors=True)
-    result["provenance"] = {"annotations": spec.annotations, "frames": spec.frames, "code": spec.code, "seed": spec.seed, "data": data.fingerprints,
-                            "weights": file_hash(partial_folder/"model.safetensors"), "scores": file_hash(partial_folder/"scores.parquet"),
-                            "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
-                            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    (partial_folder/"result.json").write_text(json.dumps(result, indent=1))
-    try: partial_folder.rename(folder)
-    except OSError:                       # another process made the same run meanwhile
-        if not (folder/"result.json").exists(): raise
-    checkpoint.unlink(missing_ok=True)
-    return folder
+def _keep_examples(spec, scores, frames, model, device, part):
+    "Predicted maps of a few test frames, for pages."
+    from fas_nb.dccdn import fuse
+    from fas_nb.decision import predict_maps, scoring_crop
+    shown = example_frames(scores)
+    place = shown - int((scores.split != "test").sum())    # among the test frames, which come first in the table of their split
+    maps = predict_maps(fuse(model), scoring_crop(frames.take(place), spec.scoring)[0], device) if len(shown) else np.zeros((0, 0, 0, 0))
+    np.savez_compressed(part/"examples.npz", row=shown, maps=(np.clip(maps, 0, 1)*255).round().astype(np.uint8))
 
 def _here(): return hashlib.sha256(platform.node().encode()).hexdigest()[:8]   # this machine, without its name
 
@@ -747,12 +867,28 @@ def rank() -> int:   # 0: the first, or the only one
     "Which of the processes that share one training this is; `accelerate launch` and `torchrun` start them."
     return int(os.environ.get("RANK", 0))
 
+def team_size() -> int:   # 1: alone
+    "How many processes share one training."
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+_TURNS = count()
+
+@contextmanager
 def first_alone():
-    "A context that the first of several processes enters and leaves before the others: what it makes, they find."
-    if "RANK" not in os.environ: return nullcontext()
-    import torch
-    from accelerate import PartialState
-    return PartialState(cpu=not torch.cuda.is_available()).main_process_first()
+    """A context that the first of several processes enters and leaves before the others: what it makes, they find. They wait at the store through which their
+    launcher brought them together, as long as it takes: a collective operation would give up after minutes, and annotation takes hours."""
+    if team_size() == 1: yield; return
+    from torch.distributed import TCPStore
+    turn, address = f"fas_nb/first/{next(_TURNS)}", (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True": raise InputError(
+        "several processes share a run only under torchrun or accelerate launch: torchrun --nproc_per_node N $(which fas_run) …", 2)
+    store = TCPStore(*address, is_master=False)
+    if rank():
+        while not store.check([turn]): time.sleep(.2)
+        yield
+    else:
+        yield
+        store.set(turn, "done")
 
 def _run_unit(unit, data, runs_dir):
     take_gpu()
@@ -776,6 +912,16 @@ def known_failures(
     return [Failure(s, f"{name.split('.')[-1]}: {what}") for s in missing.values() for log in [failure_log(s, runs_dir)] if log.exists()
             for name, _, what in [last(log)]]
 
+def _left(runs_dir, ending): return [p for folder in (Path(runs_dir), Path(runs_dir)/"networks") for p in sorted(folder.glob(f"*.{ending}"))]
+
+def _tell_memory(specs, workers, progress):
+    "One line about the largest training to come; `InputError` where it does not fit."
+    if not (large := [s for s in specs if is_large(s)]): return
+    from fas_nb.training import device_memory, memory_plan, needed_memory
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, min(workers, len(specs)))
+    _, line = memory_plan(max(large, key=needed_memory), device_memory(processes=here))
+    if progress and not rank(): print(line, file=sys.stderr, flush=True)
+
 def make_runs(
     cells:list[Cell],
     data:Data,
@@ -786,6 +932,7 @@ def make_runs(
 ) -> list[Failure]:        # what did not succeed
     "Make the runs that are missing, each once, several at a time; workers live as long as there is work."
     missing = list({c.spec.key(): c.spec for c in cells if not is_made(c.spec, runs_dir)}.values())
+    if not scheduler: _tell_memory([s for s in missing if not (network_folder(s, runs_dir)/"network.json").exists()], workers, progress)
     if "RANK" in os.environ:   # one of the processes that share each run: an error must end them all, for the others would wait for ever
         for spec in missing:
             try: _run_unit(spec, data, str(runs_dir))
@@ -795,7 +942,7 @@ def make_runs(
     try: done = run_parallel(partial(_run_unit, data=data, runs_dir=str(runs_dir)), missing, workers, scheduler,
                              f"runs ({len({c.spec.key() for c in cells}) - len(missing)} found)", progress)
     finally:
-        for path in Path(runs_dir).glob("*.partial"):     # of workers that were ended in the middle
+        for path in _left(runs_dir, "partial"):     # of workers that were ended in the middle
             if not _alive(path.name): shutil.rmtree(path, ignore_errors=True)
     failures = [d for d in done if isinstance(d, Failure)]
     for f in failures:
@@ -835,12 +982,21 @@ def garbage(
     profile:Profile,
 ) -> list[Path]:         # folders and files
     """What no run needs any more: finished runs of the profile that earlier code made, and what unfinished runs left behind: a checkpoint or a trace that
-    nothing touched for a day or whose run was finished since, a half-written folder whose process is gone. Runs of other profiles stay."""
+    nothing touched for a day or whose run was finished since, a half-written folder whose process is gone, networks of runs that go. Runs of other profiles stay."""
     runs_dir, now = Path(runs_dir), time.time()
-    old = [p.parent for p in sorted(runs_dir.glob("*/spec.json")) if (p.parent/"result.json").exists() and _outdated(json.loads(p.read_text()), profile)]
-    idle = lambda p: now - p.stat().st_mtime > ABANDONED or (runs_dir/p.name.lstrip(".").split(".")[0]/"result.json").exists()
-    left = [p for ending in ("checkpoint", "failed.log", "part") for p in sorted(runs_dir.glob(f"*.{ending}")) if idle(p)]
-    return old + left + [p for p in sorted(runs_dir.glob("*.partial")) if not _alive(p.name) or idle(p)]
+    finished = {p.parent: json.loads(p.read_text()) for p in sorted(runs_dir.glob("*/spec.json")) if (p.parent/"result.json").exists()}
+    old = [folder for folder, spec in finished.items() if _outdated(spec, profile)]
+    long_ago = lambda p: now - p.stat().st_mtime > ABANDONED
+    idle = lambda p: long_ago(p) or any((p.with_name(p.name.lstrip(".").split(".")[0])/name).exists() for name in ("result.json", "network.json"))
+    left = [p for ending in ("checkpoint", "failed.log", "part") for p in _left(runs_dir, ending) if idle(p)]
+    kept = {_network_of(folder) for folder in finished if folder not in old}
+    alone = [p.parent for p in sorted(runs_dir.glob("networks/*/network.json")) if p.parent.name not in kept and (long_ago(p) or p.parent.name in map(_network_of, old))]
+    return old + alone + left + [p for p in _left(runs_dir, "partial") if not _alive(p.name) or idle(p)]
+
+def _network_of(folder):
+    "The key of the network of a finished run; empty where it was made by an earlier version."
+    try: return read_spec(folder).network_key()
+    except InputError: return ""
 
 def collect_garbage(
     found:list[Path],   # from `garbage`
@@ -853,5 +1009,6 @@ def _alive(name):
     *_, where, pid, _ = name.split(".")
     if where != _here(): return True
     try: os.kill(int(pid), 0)
+    except PermissionError: return True                  # somebody else's process, alive
     except OSError: return False
     return True

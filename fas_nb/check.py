@@ -8,7 +8,7 @@ __all__ = ['CHECKS', 'RULES', 'FRAMES', 'SECONDS_PER_FRAME', 'KILOBYTES_PER_FRAM
            'File', 'probe', 'separable', 'pieces_hash', 'statement', 'draw_sample', 'check_dataset']
 
 # %% ../nbs/13_check.ipynb #c003
-import hashlib, json, math, os
+import hashlib, json, math, os, re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -17,13 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import (FOUR_PLANES, LAYOUTS, MARKER, UNFINISHED, WMCA, Scan, container_of, dataset_name, declared_frames, faces_path, find_root,
-                             frame_indices, frame_keys, frame_shape, given_faces, open_hdf5, plane_names, presentation_of, read_depth, read_frames, rotation_tag, scan_dataset,
-                             stream_times)
+from .datasets import (FOUR_PLANES, LAYOUTS, MARKER, UNFINISHED, WMCA, Scan, container_of, dataset_name, faces_path, find_root,
+                             frame_indices, frame_keys, frame_shape, given_faces, open_hdf5, plane_names, presentation_of, read_depth, read_frame, rotation_tag, scan_dataset,
+                             stream_times, usable_face)
 from .manifest import file_hash
 from .parallel import Failure, run_parallel
+from .pictures import Seen, look
 from .protocols import (PROTOCOLS, WMCA_RULES, Problem, by_rule, count_fold, find_wmca_list, folds, msu_list, oulu_folder, oulu_lines, oulu_splits,
                               protocol_counts, protocol_name, read_list, replay_list, wmca_lines)
+from .tables import FARTHEST_MM, NEAREST_MM, depth_size
 from .vocab import BONA_FIDE, WMCA_SPECIES, Fold, InputError, Presentation
 
 # %% ../nbs/13_check.ipynb #c005
@@ -50,12 +52,12 @@ CHECKS = {check[0]: Check(*check) for check in (
     ("V12", "warning", "pictures have the orientation and size of the release", "look at a frame: was it re-encoded, or its rotation tag lost?"),
     ("V13", "error", "the streams of a recording belong together", "copy the recordings again"),
     ("V14", "error", "time stamps can be read and increase", "copy the recordings again; without them streams are aligned by index"),
-    ("V15", "warning", "depth holds distances", "look at some of them; holes are left out of the depth map"),
+    ("V15", "warning", "depth holds distances that fit the picture", "look at some of them; of a table, say depth_mm_per_unit and depth_polarity; holes are left out"),
     ("V16", "error", "depth of 8 bits is not taken for distances", "keep raw recordings and face crops apart; this depth was normalised per face and has no unit"),
     ("V17", "error", "the planes of face crops are named", f"say what the planes are: {FOUR_PLANES}"),
     ("V18", "warning", "the frames of a container have no gaps", "faces too small were dropped when the container was made; fewer frames are scored"),
     ("V19", "warning", "given faces lie in the frame, upright and unmirrored", "axis order or sides may be mixed up: boxes and eyes (row, column), landmarks (x, y)"),
-    ("V20", "warning", "faces are given for every frame", "the detector is used where none is given, and everywhere without --annotations"),
+    ("V20", "warning", "a usable face is given for every frame", "the detector is used where none is, and everywhere without --annotations; frames count from 0"),
     ("V21", "note", "lists are plain text", "nothing to do, it is put right on reading"),
     ("V22", "error", "only official protocols are in use", "use Protocol_1, not its variants by session"),
     ("V23", "note", "the length of a clip does not tell the label", "score the same number of frames of each clip, as is done here"),
@@ -63,10 +65,12 @@ CHECKS = {check[0]: Check(*check) for check in (
     ("V25", "note", "the data is real", "compare no result from this folder with a published number"),
     ("V26", "error", "the data set is there", "ask its distributor; it is never downloaded here"),
     ("V27", "error", "classes are those of the release", f"WMCA has {', '.join(WMCA_SPECIES)}"),
+    ("V28", "error", "a table can be read and agrees with itself", "put right what is named and save the table as CSV; one line for each file"),
     ("F01", "error", "files and folders may be read", "change their permissions"),
     ("F02", "warning", "links stay inside the data set", "put the file itself there: what a link points at can change or vanish"),
     ("F03", "warning", "no two files have the same content", "compare them with the release; a copy in another split or class is an error"),
-    ("F04", "warning", "bona fide faces are redder than blue", "red and blue may be exchanged: RGB against BGR"))}
+    ("F04", "warning", "bona fide faces are redder than blue", "red and blue may be exchanged: RGB against BGR"),
+    ("F05", "note", "what is stored is what is shown", "nothing to do: files are read as a player shows them"))}
 
 # %% ../nbs/13_check.ipynb #c008
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,8 @@ class Folder:
     def layout(self): return LAYOUTS[self.name]
     @property
     def presentations(self): return self.scan.presentations
+    @property
+    def top(self) -> Path: return self.scan.root if self.scan.root.is_dir() else self.scan.root.parent
     def relative(self, p) -> str: return self.scan.relative(p.path)
 
     @cached_property
@@ -257,6 +263,12 @@ def _problems(see, id, what):
     wrong = [(see.scan.relative(item.path) + (f" line {p.number}" if p.number else ""), p.text) for item in see.read_lists.values() for p in item.problems if p.check == id]
     if wrong: yield Finding(_many(len(wrong), *what), found=wrong[0][1], paths=tuple(where for where, _ in wrong), severity="error")
 
+@rule("V28", "folder", "table")
+def _contradictions(see):
+    if twice := see.scan.contradictions: yield Finding(
+        _many(len(twice), "file has lines that contradict each other", "files have lines that contradict each other"), "one line for each file",
+        twice[0][1], tuple(where for where, _ in twice))
+
 @rule("V10", "folder")
 def _doubles(see):
     if see.scan.doubles: yield Finding(_many(len(see.scan.doubles), "presentation is there twice", "presentations are there twice"), "one file each", f"also {see.scan.doubles[0][1]}",
@@ -335,6 +347,7 @@ def _in_two_splits(see, who, what, show=True):
 
 @rule("V21", "folder")
 def _text(see):
+    if see.scan.repairs: yield Finding(f"the table {', '.join(see.scan.repairs)}", paths=(see.scan.root.name,))
     if repaired := [item for item in see.read_lists.values() if item.repairs]: yield Finding(
         f"{_many(len(repaired), 'list has', 'lists have')} {', '.join(sorted({r for item in repaired for r in item.repairs}))}", paths=tuple(see.scan.relative(i.path) for i in repaired))
 
@@ -427,14 +440,18 @@ class Probe:
 
 class File:
     "What the rules of a file look at; everything is read once, when it is asked for."
-    def __init__(self, p:Presentation, annotations=None, wanted:int=10, real:bool=True):
-        self.p, self.annotations, self.wanted, self.real, self.layout = p, annotations, wanted, real, LAYOUTS[p.dataset]
+    def __init__(self, p:Presentation, annotations=None, wanted:int=10, real:bool=True, fits=None):
+        self.p, self.annotations, self.wanted, self.real, self.layout, self.fits = p, annotations, wanted, real, LAYOUTS[p.dataset], fits
     @cached_property
     def frames(self) -> int: return len(frame_indices(self.p))
     @cached_property
     def middle(self) -> int: return int(frame_indices(self.p, 1)[0])
     @cached_property
-    def picture(self) -> np.ndarray: return read_frames(self.p, 1)[0]
+    def picture(self) -> np.ndarray: return read_frame(self.p, self.middle)
+    @cached_property
+    def seen(self) -> Seen|None:
+        "What a picture or video file holds beside its pixels; None for HDF5."
+        return None if self.container else look(self.p.path)
     @cached_property
     def given(self) -> dict: return given_faces(self.p, self.annotations)
     @cached_property
@@ -447,7 +464,7 @@ class File:
     @cached_property
     def face(self) -> np.ndarray|None:
         "Given face box nearest to the middle frame."
-        try: boxes = {i: g.box for i, g in self.given.items() if g.box is not None}
+        try: boxes = {i: g.box for i, g in self.given.items() if g.box is not None and np.isfinite(g.box).all()}
         except InputError: return None         # a rule of its own tells
         return boxes[min(boxes, key=lambda i: abs(i - self.middle))] if boxes else None
 
@@ -461,9 +478,10 @@ class File:
 def probe(
     presentation:Presentation,
     annotations:Path|None=None, wanted:int=10, real:bool=True,
+    fits:Callable|None=None,    # as for `check_dataset`
 ) -> Probe:
     "Open a file and run the rules of files on it."
-    file = File(presentation, annotations, wanted, real)
+    file = File(presentation, annotations, wanted, real, fits)
     found = tuple(run_rules("file", presentation.dataset, file))
     if any(f.severity == "error" for f in found): return Probe(found)
     h, w = file.picture.shape[:2]
@@ -498,9 +516,14 @@ def _planes(see):
 def _readable(see):
     try: frames, _ = see.frames, see.picture
     except InputError as error: yield Finding("cannot be read", "a readable file", str(error)); return
-    declared = declared_frames(see.p.path) if see.container == "" and see.frames > 1 else 0
-    if declared > frames: yield Finding("fewer frames than the header says, cut off?", f"{declared}", f"{frames}", severity="warning")
+    seen = see.seen
+    if seen and seen.declared > seen.stored: yield Finding(
+        "fewer frames than the header says, cut off?", f"{seen.declared}", f"{seen.stored}", severity="warning")
     if frames < see.wanted and see.real: yield Finding("fewer frames than will be scored", f"{see.wanted} or more", f"{frames}", severity="warning")
+
+@rule("F05", "file")
+def _shown(see):
+    for what, found in see.seen.notes() if see.seen else (): yield Finding(what, found=found)
 
 @rule("V14", "file", "wmca")
 def _clocks(see):
@@ -537,13 +560,24 @@ def _unit(see):
 @rule("V15", "file", "wmca", "table")
 def _distances(see):
     if see.container == "raw" or "depth" in see.p.attrs.get("channels", "") or "depth_path" in see.p.attrs:
-        depth = see.inner(read_depth(see.p, 1)[0])
+        try: whole = read_depth(see.p, 1)[0]
+        except InputError as error: yield Finding("depth cannot be laid over its picture", found=str(error), severity="error"); return
+        depth = see.inner(whole)
         valid = depth[depth > 0]
         seen = f"{1 - valid.size/depth.size:.0%} zero" + (f", {valid.min():.0f} / {np.median(valid):.0f} / {valid.max():.0f} (least, median, most)" if valid.size else "")
         if not valid.size: yield Finding("depth is zero everywhere", found=seen, severity="error")
         elif valid.size < depth.size/2: yield Finding("depth is zero in more than half of the face", found=seen)
         elif valid.min() == valid.max(): yield Finding("depth is the same everywhere", found=seen)
         elif valid.max() > 65535 or depth.min() < 0: yield Finding("depth is outside of 16 bits", found=seen)
+        elif see.whole and (why := see.fits(see.picture, whole, see.p) if see.fits else _distance(see.p, np.median(valid))): yield Finding(
+            f"depth does not fit its picture: {re.split(r' is [0-9]| [(]|;', why)[0]}", found=why, severity="error" if see.p.dataset == "table" else "")
+        if "depth_path" in see.p.attrs and (size := depth_size(see.p.attrs["depth_path"])) != see.picture.shape[1::-1]: yield Finding(
+            "depth has another size than its picture and is scaled to it", "{} x {}".format(*see.picture.shape[1::-1]), "{} x {}".format(*size), severity="note")
+
+def _distance(p, median):
+    "What can be said of the distance without a face."
+    if p.dataset != "table" or p.attrs["depth_unit_given"] or NEAREST_MM <= median <= FARTHEST_MM: return ""
+    return f"the middle is {median:.4g} mm away, if a count is a millimetre; expected {NEAREST_MM:.0f} to {FARTHEST_MM:.0f}"
 
 @rule("V12", "file")
 def _upright(see):
@@ -568,10 +602,18 @@ def _given(see):
         if frames := [i for i, g in given.items() if is_wrong(g)]: yield Finding(
             what, "at most 1 frame in 20", f"{len(frames)} of {len(given)} frames, first {frames[0]}", severity="error" if len(frames) > .05*len(given) else "warning")
 
-@rule("V20", "file", "oulu_npu")
-def _eyes(see):
-    if see.given and (lost := see.frames - sum(g.eyes is not None for g in see.given.values())) > 0: yield Finding(
-        "eyes are missing or zero in some frames", "eyes in each frame", f"none in {lost} of {see.frames} frames")
+@rule("V20", "file")
+def _usable(see):
+    path = faces_path(see.p, see.annotations) if see.whole else None
+    if path is None or not path.is_file(): return       # a rule of the folder tells
+    given, frames = see.given, set(range(see.frames))
+    if see.p.dataset == "wmca" and given: frames &= set(given)       # given for some frames only
+    lost = frames - {i for i, face in given.items() if usable_face(face, see.picture.shape)}
+    beyond = sorted(set(given) - set(range(see.frames)))
+    hint = ("; numbers count from 1?" if given and min(given) == 1 and max(given) == see.frames else
+            f"; {len(beyond)} numbers are beyond the last frame, {beyond[0]} for instance" if beyond else "; the file is empty" if not given else "")
+    if lost or beyond: yield Finding("no usable face is given in some frames", "a box or eyes in each frame, counted from 0",
+                                     f"none in {len(lost)} of {len(frames) or see.frames} frames{hint}", severity="" if len(lost) > .1*len(frames) or beyond or lost & set(given) else "note")
 
 @rule("F04", "file")
 def _colours(see):
@@ -704,6 +746,7 @@ def check_dataset(
     workers:int=1,                  # processes that read files
     scheduler:str=None,             # Dask scheduler address
     progress:bool=True,             # draw a progress bar?
+    fits:Callable|None=None,        # (picture, depth, presentation) -> why the depth does not fit, e.g. `depth.depth_misfit`; needs landmarks
 ) -> Report:
     "Everything that is wrong with a data set on disk, as far as reading it can tell."
     name = dataset_name(name)
@@ -713,30 +756,35 @@ def check_dataset(
     protocol, refused = _asked_protocol(name, protocol)
     if channels: plane_names(channels)
     if not Path(root or "").expanduser().exists() or not str(root): return Report(name, "", (_absent(name, root, "V26"),))
+    given, root = root, Path(root).expanduser().absolute()       # messages name whole paths, which can be told from words
+    annotations, protocols = (folder and Path(folder).absolute() for folder in (annotations, protocols))
     try: scan = scan_dataset(name, root, channels)
-    except InputError: return Report(name, "", (_absent(name, root, "V01"),))
+    except InputError as error:
+        if name != "table": return Report(name, "", (_absent(name, given, "V01"),))
+        found = _inside(str(error), root.parent if root.is_file() else root)
+        return Report(name, "", (Finding("the table cannot be read", found=found, severity="error", id="V28"),))
     see = Folder(name, scan, protocol, protocols and Path(protocols), annotations and Path(annotations), channels, wanted, real, deep)
     findings = [refused] if refused else []
     for finding in run_rules("folder", name, see):
         findings.append(finding)
         if finding.severity == "error" and finding.id != "V25": see.errors.add(finding.id)
     sample = draw_sample([p for p in scan.presentations if scan.sizes[p.id]], deep) if deep else []
-    task = partial(probe, annotations=see.annotations, wanted=wanted, real=scan.origin == "real")
+    task = partial(probe, annotations=see.annotations, wanted=wanted, real=scan.origin == "real", fits=fits)
     probes = run_parallel(task, sample, workers=workers, scheduler=scheduler, desc="reading files", progress=progress)
     see.probes = [(p, r if not isinstance(r, Failure) else Probe((Finding("cannot be read", found=r.reason, severity="error", id="V11"),))) for p, r in zip(sample, probes)]
     findings += _grouped(see)
     if deep: findings += run_rules("sample", name, see)
-    findings = [replace(f, found=_inside(f.found, scan.root, annotations, protocols)) for f in findings]
+    findings = [replace(f, found=_inside(f.found, see.top, annotations, protocols)) for f in findings]
     findings.sort(key=lambda f: (("error", "warning", "note").index(f.severity), f.id))
     return Report(name, scan.origin, tuple(findings), tuple(count_table(see)), tuple(statement(see, workers)), len(sample), len(scan.presentations))
 
-def _inside(text, root, *folders):
-    "A message with paths relative to the folders that the user named."
-    for folder in (root, *folders): text = text.replace(f"{folder}{os.sep}", "") if folder else text
-    return text.replace(str(root), "the data set")
+def _inside(text, *folders):
+    "A message with paths relative to the folders, absolute ones, that the user named; the first is the data set's."
+    for folder in filter(None, folders): text = re.sub(rf"(?<![\w.-]){re.escape(str(folder))}{os.sep}(?=[^\s{os.sep}])", "", text)
+    return re.sub(rf"(?<![\w.-]){re.escape(str(folders[0]))}(?![\w.-])", "the data set", text)
 
 def _absent(name, root, id):
-    try: find_root(name, root); found = "no readable table"
+    try: find_root(name, root); found = "folders that cannot be read"
     except InputError as error: found = str(error)
     return Finding("the data set is not there" if id == "V26" else "the folders of the release are not there", found=found, severity="error", id=id)
 

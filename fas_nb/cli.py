@@ -6,7 +6,7 @@
 __all__ = ['fas_synth', 'fas_check', 'fas_annotate', 'fas_run', 'fas_reproduce', 'MANY', 'fas_predict', 'fas_export']
 
 # %% ../nbs/52_cli.ipynb #c003
-import argparse, json, os, sys
+import argparse, errno, json, os, sys
 from pathlib import Path
 
 from .datasets import CAN_RENDER
@@ -14,31 +14,41 @@ from .protocols import PROTOCOLS
 from .vocab import InputError
 
 # %% ../nbs/52_cli.ipynb #c005
-_QUIET = {"GLOG_minloglevel": "3", "TF_CPP_MIN_LOG_LEVEL": "3"}  # mediapipe's native log
-
 def _parser(name, does, example):
     return argparse.ArgumentParser(name, description=does, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
 
 def _say(text): print(text, file=sys.stderr, flush=True)
 
+def _prepare(prog):
+    "What must hold before anything is read, drawn or printed."
+    for stream in (sys.stdout, sys.stderr):      # names of files may hold what the terminal cannot show
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+    if prog == "fas_reproduce": os.environ.pop("MPLBACKEND", None)    # its notebooks show their figures in the page
+    else: os.environ["MPLBACKEND"] = "agg"                            # files are drawn, no window: whatever the user's backend is
+
+def _trouble(error):
+    "One line for an error of the system."
+    name = str(error.filename or "")
+    if error.errno == errno.ENAMETOOLONG or len(os.fsencode(os.path.basename(name))) > 255: return (
+        f"the name {name[:60]}… is too long, file systems take 255 bytes; give a shorter one")
+    if error.errno == errno.ENOSPC: return (
+        "the disk is full; what was finished is kept, free some space and start the same command again")
+    return f"{error.strerror or error}{': ' if name else ''}{name[:200]}; check the path, its permissions and the disk"
+
 def _command(parser, work):
     "A console command: parse, work, and turn a user's mistake into one line and an exit code."
     def command(argv=None) -> int:
         args = parser().parse_args(argv)
-        for key, value in _QUIET.items(): os.environ.setdefault(key, value)
+        _prepare(parser().prog)
         try: return work(args) or 0
         except InputError as error:
             _say(f"{parser().prog}: {error}")
             return error.code
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            _say(f"{parser().prog}: {error.strerror}: {error.filename}; check the path and its permissions")
-            return 1
         except BrokenPipeError:                   # the reader, `head` for instance, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except OSError as error:
-            if error.errno != 28: raise           # 28: the disk is full
-            _say(f"{parser().prog}: the disk is full; what was finished is kept, free some space and start the same command again")
+            _say(f"{parser().prog}: {_trouble(error)}")
             return 1
         except KeyboardInterrupt:
             _say(f"{parser().prog}: stopped; what was finished is kept, start the same command again to go on")
@@ -50,6 +60,16 @@ def _work_options(parser):
     parser.add_argument("--scheduler", help="address of a running Dask scheduler instead, tcp://host:port")
     parser.add_argument("--slurm", metavar="FILE", help="YAML file that says how to ask SLURM for workers: queue, cores, memory, walltime, jobs, …")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+def _checkpoint_option(parser):
+    parser.add_argument("--checkpoint", metavar="PATH", help="your copy of the segmenter's weights, or the folder that holds it "
+                        "(the environment's FAS_NB_WEIGHTS; else fetched once)")
+
+def _take_checkpoint(args):
+    "For this process and those that it starts."
+    if not args.checkpoint: return
+    if not Path(args.checkpoint).exists(): raise InputError(f"--checkpoint {args.checkpoint}: does not exist; give a file of weights or a folder", 2)
+    os.environ["FAS_NB_WEIGHTS"] = str(Path(args.checkpoint).absolute())
 
 def _source_options(parser):
     parser.add_argument("--landmarks", default="", metavar="NAME",
@@ -67,7 +87,7 @@ def _profile_options(parser):
     for flag, what in (("--annotations", "files that say where the face is (the detector alone finds it)"),
                        ("--protocols", "protocol lists where they lie apart (those in the data sets' folders)")): parser.add_argument(
         flag, metavar="DIR", help=f"folder of WMCA's {what}, or one that holds a folder for each data set")
-    _source_options(parser)
+    _source_options(parser); _checkpoint_option(parser)
     parser.add_argument("--partial", action="store_true", help="go on when listed presentations are not on disk; results are not those of the benchmark")
 
 def _scheduler(args):
@@ -132,8 +152,10 @@ def _check_parser():
 
 def _check(args):
     from fas_nb.check import check_dataset
+    fits = None
+    if args.deep: from fas_nb.depth import depth_misfit as fits     # needs landmarks, slow to import
     report = check_dataset(args.dataset, args.folder, args.deep, args.protocol, args.annotations, args.protocols, args.channels, args.real,
-                           workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
+                           workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet, fits=fits)
     print(report.to_json() if args.json else report)
     return 0 if report.ok else 1
 
@@ -154,7 +176,7 @@ def _annotate_parser():
     p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
     p.add_argument("--coco", metavar="FILE", help="write the crops and their region maps as COCO annotations as well")
     p.add_argument("--segmenter", help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (face_sam_tiny)")
-    _source_options(p)
+    _source_options(p); _checkpoint_option(p)
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
     p.add_argument("--root", default="", help="project folder (looked for above the working folder)")
     p.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -166,12 +188,15 @@ def _annotate(args):
     from fas_nb.datasets import dataset_name, find_root, open_dataset
     from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, failed_files, fill_stores, import_corrections, write_coco
     from fas_nb.reports import project_root
+    from fas_nb.sam_masks import SEGMENTERS
+    _take_checkpoint(args)
     if args.limit is not None and args.limit < 1: raise InputError(f"--limit {args.limit}: give 1 or more", 2)
     if args.corrections and not Path(args.corrections).is_dir(): raise InputError(f"--corrections {args.corrections}: is no folder; give one with region maps named as in the store's folder regions", 2)
     if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(f"--coco {args.coco}: its folder does not exist; make it first", 2)
     options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "face_sam_tiny"), "channels": args.channels,
                "landmarks": args.landmarks or None, "depth": args.depth or None}
     profile = get_profile(args.profile or "paper", {field: value for field, value in options.items() if value is not None})
+    if profile.segmenter not in SEGMENTERS: raise InputError(f"--segmenter {profile.segmenter}: is unknown; use one of {', '.join(SEGMENTERS)}", 2)
     found, given = open_dataset(args.dataset, args.folder, args.channels), args.annotations and Path(args.annotations)
     name, runs = dataset_name(args.dataset), args.runs_dir or project_root(args.root)/"runs"
     out = Path(args.out or store_folder(profile, name, find_root(name, args.folder), given, runs))
@@ -185,10 +210,11 @@ def _annotate(args):
     if args.coco: told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {os.path.relpath(args.coco)}"
     if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")): told["look at first"] = os.path.relpath(sheet)
     failures = done.failures + mended.failures
-    if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), folder=str(out), **told), indent=1))
+    if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, folder=str(out), **told), indent=1))
     else:
         print(f"{len(wanted)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {os.path.relpath(out)}")
         for what, number in done.again: print(f"made again because of another {what}: {number}")
+        if done.given_not_used: print(f"the given face could not be used in {done.given_not_used} frames, the detector was")
         if args.corrections: print(f"{mended.done} region maps corrected, {mended.skipped} as they were, {len(mended.failures)} do not fit")
         for what, where in told.items(): print(f"{what}: {where}")
         for item, reason in failures: print(f"  {item}: {reason}")
@@ -214,6 +240,7 @@ def _run_parser():
 def _run(args):
     from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, rank, read_result
     from fas_nb.reports import open_session, project_root
+    _take_checkpoint(args)
     runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
     if args.list or args.show is not None:
         rows = find_runs(runs_dir, args.show or "")
@@ -276,6 +303,7 @@ def _verify(args):
 
 def _reproduce(args):
     if args.verify: return _verify(args)
+    _take_checkpoint(args)
     from fas_nb.reports import reproduce
     if not (tables := _numbers(args.tables, "--tables")): raise InputError("--tables names no table; give numbers separated by commas, e.g. 1,3", 2)
     index, failed = reproduce(tables, args.profile, args.data_root, args.runs_dir, args.root, args.seeds, _overrides(args),
@@ -307,44 +335,77 @@ def _predict_parser():
     return p
 
 def _predict(args):
-    from fas_nb.dccdn import installed_runtimes
-    from fas_nb.decision import VIDEOS, camera_frames, load_model, media_files, predict, predict_frames, predict_sheet, read_image, video_frames
+    from fas_nb.decision import media_files, passed_over
     if bool(args.sources) == (args.camera is not None): raise InputError("give pictures, videos or folders, or --camera N", 2)
     if args.frames < 1: raise InputError(f"--frames {args.frames}: expected 1 or more", 2)
-    sources, rows, names = [f"camera {args.camera}"] if args.camera is not None else media_files(args.sources), [], {}
+    empty, rows = [], []
+    sources = [f"camera {args.camera}"] if args.camera is not None else media_files(args.sources, empty)
+    model = _predictor(args, sources)
+    try:
+        for row in [dict(file=name, error=why) for name, why in empty]: rows.append(row); _tell(row, args.json)
+        for row in _verdicts(args, sources, model): rows.append(row); _tell(row, args.json)
+    finally:                                  # stopped half-way: what was judged is not lost
+        if args.json: print(json.dumps(rows, indent=1), flush=True)
+    notes = [w for r in rows for w in r.get("warnings", ())] if not args.json else []
+    if args.camera is None and (others := passed_over(args.sources)): notes.append(f"passed over, no picture or video by its name: {others}")
+    for warning in dict.fromkeys(notes): _say(f"fas_predict: {warning}")
+    return 1 if any("error" in r or "overlay_error" in r for r in rows) else 0
+
+def _predictor(args, sources):
+    "The detector, converted for a faster runtime where that pays."
+    from fas_nb.dccdn import installed_runtimes
+    from fas_nb.decision import VIDEOS, load_model
     pictures = sum(args.frames if args.camera is not None or s.suffix.lower() in VIDEOS else 1 for s in sources)
-    many = args.runtime == "auto" and pictures >= MANY and args.model.endswith(".safetensors")   # then converting the weights pays
-    model = load_model(args.model, runtime=next(iter(installed_runtimes(convert=True)), "auto") if many else args.runtime)
+    many = args.runtime == "auto" and pictures >= MANY and args.model.endswith(".safetensors")
+    return load_model(args.model, runtime=next(iter(installed_runtimes(convert=True)), "auto") if many else args.runtime)
+
+def _tell(row, as_json):
+    if as_json: return
+    number = lambda x: "–" if x is None else f"{x:.3f}"
+    print(f"{row['file']}: " + (row["error"] if "error" in row else
+          f"{row['label']}  F_attack {number(row['f_attack'])}  F_real {number(row['f_real'])}  score {row['score']:+.3f}  threshold {row['threshold']:+.3f}"), flush=True)
+    if "overlay_error" in row: _say(f"fas_predict: no overlay of {row['file']}: {row['overlay_error']}")
+
+def _verdicts(args, sources, model):
+    "A row for each source; one that cannot be judged does not stop the others."
+    names = {}
     for source in sources:
-        try:
-            if args.camera is not None: images = camera_frames(args.camera, args.frames)
-            elif source.suffix.lower() in VIDEOS: images = video_frames(source, args.frames)
-            else: images = None
-            if images is None:
-                shown = read_image(source)
-                verdict = predict(shown, model, args.threshold)
-            else:
-                verdict, which = predict_frames(images, model, args.threshold, args.combine)
-                shown = images[which]
+        try: verdict, shown = _judged(args, source, model)
         except InputError as error:
             if error.code == 2 and args.camera is not None: raise
-            rows.append(dict(file=str(source), error=str(error)))
-            continue
-        rows.append(dict(file=str(source), **verdict.plain()))
+            yield dict(file=str(source), error=_shortened(str(error), source)); continue
+        except Exception as error:        # the worst file must not hide the others
+            yield dict(file=str(source), error=_shortened(f"{type(error).__name__}: {error}", source)); continue
+        row = dict(file=str(source), **verdict.plain())
         if args.overlay:
-            stem = Path(str(source).replace("/", "_") if args.camera is not None else source).stem
-            names[stem] = names.get(stem, 0) + 1                    # two files of one name in different folders
-            path = Path(args.overlay)/f"{stem}{f'_{names[stem]}' if names[stem] > 1 else ''}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            predict_sheet(shown, verdict).savefig(path, dpi=110)
-            rows[-1]["overlay"] = str(path)
-    if args.json: print(json.dumps(rows, indent=1))
+            try: row["overlay"] = _overlay(args, source, shown, verdict, names)
+            except (OSError, ValueError) as error: row["overlay_error"] = str(error)
+        yield row
+
+def _shortened(text, source):
+    text = text.removeprefix(f"{source}: ")
+    return text.replace(str(source), f"{str(source)[:60]}…") if len(str(source)) > 250 else text
+
+def _judged(args, source, model):
+    from fas_nb.decision import camera_frames, is_picture, predict, predict_frames, read_image, video_frames
+    if args.camera is None and is_picture(source):
+        image = read_image(source)
+        return predict(image, model, args.threshold), image
+    if args.camera is None: images = video_frames(source, args.frames)
     else:
-        number = lambda x: "–" if x is None else f"{x:.3f}"
-        for r in rows: print(f"{r['file']}: " + (r["error"] if "error" in r else
-            f"{r['label']}  F_attack {number(r['f_attack'])}  F_real {number(r['f_real'])}  score {r['score']:+.3f}  threshold {r['threshold']:+.3f}"))
-        for warning in dict.fromkeys(w for r in rows for w in r.get("warnings", ())): _say(f"fas_predict: {warning}")
-    return 1 if any("error" in r for r in rows) else 0
+        from fas_nb.landmarks import detect_landmarks
+        images = camera_frames(args.camera, args.frames, shows=lambda image: bool(detect_landmarks(image)))
+    verdict, which = predict_frames(images, model, args.threshold, args.combine)
+    return verdict, images[which]
+
+def _overlay(args, source, image, verdict, names):
+    from fas_nb.decision import predict_sheet
+    stem = Path(str(source).replace("/", "_") if args.camera is not None else source).stem[:80]
+    names[stem] = names.get(stem, 0) + 1                    # two files of one name in different folders
+    path = Path(args.overlay)/f"{stem}{f'_{names[stem]}' if names[stem] > 1 else ''}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    predict_sheet(image, verdict).savefig(path, dpi=110)
+    return str(path)
 
 fas_predict = _command(_predict_parser, _predict)
 
@@ -354,6 +415,7 @@ def _export_parser():
     p.add_argument("model", help="weights of a run: runs/KEY/model.safetensors")
     p.add_argument("out", help="file to write, .onnx, or .xml (OpenVINO, with a .bin beside it)")
     p.add_argument("--size", type=int, help="side of the input, pixels (that of the weights)")
+    p.add_argument("--score", action="store_true", help="a graph that takes the plain face crop and its landmarks and gives the score (.onnx); the file's `recipe` says how to crop")
     p.add_argument("--images", nargs="*", default=[], help="pictures to compare on (a portrait that scikit-image brings)")
     return p
 
@@ -362,10 +424,15 @@ def _export(args):
     if suffix not in (".onnx", ".xml"): raise InputError(f"{args.out}: only .onnx and .xml are written; name the file something.onnx", 2)
     if not args.model.endswith(".safetensors"): raise InputError(f"{args.model}: only weights can be exported; give a model.safetensors", 2)
     if args.size is not None and (args.size < 24 or args.size % 8): raise InputError(f"--size {args.size}: expected a multiple of 8, 24 or more", 2)
+    if args.score and suffix != ".onnx": raise InputError(f"--score writes .onnx only; name the file something.onnx instead of {args.out}", 2)
+    from dataclasses import replace
     from fas_nb.dccdn import export_onnx, export_openvino
-    from fas_nb.decision import describe, load_model
+    from fas_nb.decision import describe, export_scorer, load_model
     loaded = load_model(args.model, runtime="torch")
     size = args.size or loaded.scoring.size
+    if args.score:
+        loaded = replace(loaded, scoring=replace(loaded.scoring, size=size))
+        return print(f"{args.out}: largest difference of the scores {export_scorer(loaded, args.out):.1e}")
     write = export_onnx if suffix == ".onnx" else export_openvino
     difference = write(loaded.model, args.out, size, about=describe(loaded, size), images=_pictures(args.images, size))
     print(f"{args.out}: largest difference to the network {difference:.1e}")

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['TAPS', 'NETWORKS', 'RUNTIMES', 'central_difference_conv', 'CrossCDC', 'split_kernel', 'normalise', 'CFIM', 'DCCDN',
-           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_network', 'load_network', 'installed_runtimes', 'to_onnx',
-           'Exported', 'export_onnx', 'export_openvino']
+           'CCDN', 'CDCN', 'build_network', 'fuse', 'save_network', 'read_options', 'load_network',
+           'installed_runtimes', 'needed', 'to_onnx', 'contract', 'Exported', 'export_onnx', 'export_openvino']
 
 # %% ../nbs/31_dccdn.ipynb #c003
 import copy, importlib.util, io, json, warnings
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .manifest import write_atomically
 from .vocab import InputError, ModelOptions
@@ -98,6 +100,10 @@ class _Stream(nn.Module):
         self.blocks = nn.ModuleList(_chain((c, thin, wide, thin), *args) for c in (width, thin, thin))
         self.last = _chain((3*thin, thin, width), *args)
 
+    def levels(self):  # the layers of each level
+        first, *others = self.blocks
+        return [(self.stem, first), *((block,) for block in others)]
+
 class CFIM(nn.Module):
     "Cross feature interaction: each stream becomes a mixture of both; two learnable scalars, equal shares at first."
     def __init__(self):
@@ -110,8 +116,29 @@ class CFIM(nn.Module):
 
 def _size(x): return tuple(map(int, x.shape[-2:]))  # plain numbers also while an export traces
 
+@contextmanager
+def _counted_once(layers):
+    "Batch norm inside takes no note of what it sees: it saw the same batch before."
+    norms = [(m, m.momentum, m.num_batches_tracked.clone()) for m in layers.modules() if isinstance(m, nn.BatchNorm2d)]
+    for m, *_ in norms: m.momentum = 0.
+    try: yield
+    finally:
+        for m, momentum, seen in norms:
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(seen)
+
 class _MapNet(nn.Module):
     "What the networks have in common: sizes are checked, maps come on the H/8 grid or in the input's size."
+    pool = (2,)         # arguments of the pooling after each block
+    recompute = False   # are activations computed a second time for the gradient, block by block, instead of kept?
+
+    def _deeper(self, x, *layers):
+        "One level down: through these layers, then pooled."
+        layers = nn.Sequential(*layers)
+        def down(x): return F.max_pool2d(layers(x), *self.pool)
+        if not (self.recompute and self.training and torch.is_grad_enabled()): return down(x)
+        return checkpoint(down, x, use_reentrant=False, preserve_rng_state=False,
+                          context_fn=lambda: (nullcontext(), _counted_once(layers)))
     _looked = False   # at the range of an input
     def forward_grid(self,
         x:torch.Tensor,   # float [n, 3, h, w], from `normalise`
@@ -177,10 +204,9 @@ class DCCDN(_MapNet):
     def logits(self, x):  # [n, out_channels, h/8, w/8]
         "The maps before the ReLU."
         x, grid = self._checked(x)
-        f, g = self.hv.stem(x), self.dg.stem(x)
-        levels, seen = [], []
-        for block_f, block_g, cfim in zip(self.hv.blocks, self.dg.blocks, self.cfim):
-            f, g = F.max_pool2d(block_f(f), 2), F.max_pool2d(block_g(g), 2)
+        f, g, levels, seen = x, x, [], []
+        for layers_f, layers_g, cfim in zip(self.hv.levels(), self.dg.levels(), self.cfim):
+            f, g = self._deeper(f, *layers_f), self._deeper(g, *layers_g)
             mixed = cfim(f, g)
             seen.insert(0, mixed)
             levels.append([m if m.shape[-2:] == grid else F.interpolate(m, grid, mode="bilinear") for m in mixed])
@@ -201,9 +227,8 @@ class _OneStream(_MapNet):
     def logits(self, x):  # [n, out_channels, h/8, w/8]
         "The maps before the ReLU."
         (x, grid), levels = self._checked(x), []
-        x = self.stream.stem(x)
-        for block in self.stream.blocks:
-            x = F.max_pool2d(block(x), *self.pool)
+        for layers in self.stream.levels():
+            x = self._deeper(x, *layers)
             levels.append(x if x.shape[-2:] == grid else F.interpolate(x, grid, mode="bilinear"))
         return self.head(self.stream.last(torch.cat(levels, 1)))
 
@@ -295,6 +320,17 @@ def save_network(
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, about))
 
+def read_options(
+    about:dict[str, str],  # what a file says beside its weights
+    path,                  # of the file, for the error
+) -> dict:
+    "The options of the network in a file."
+    try: options = json.loads(about["options"])
+    except (KeyError, ValueError, RecursionError): options = None
+    if not isinstance(options, dict): raise InputError(
+        f"{path}: does not say with which options its network was made (found {about.get('options', '')[:60]!r}); get the file again")
+    return options
+
 def load_network(
     path:str|Path,  # written by `save_network`
 ) -> tuple[nn.Module, dict[str, str]]:  # in evaluation mode, on the CPU; metadata
@@ -305,15 +341,17 @@ def load_network(
             about = dict(file.metadata() or {})
             state = {k: file.get_tensor(k) for k in file.keys()}
     except FileNotFoundError: raise InputError(f"load_network: {path} does not exist; give a model.safetensors file", 2) from None
-    except (SafetensorError, OSError) as error: raise InputError(
-        f"load_network: {path} is no readable safetensors file ({error}); copy or train it again") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, MemoryError) as error: raise InputError(
+        f"load_network: {path} is no readable safetensors file ({' '.join(str(error).split())[:200]}); copy or train it again") from error
     networks = {c.__name__: c for c in NETWORKS.values()}
     if about.get("network") not in networks: raise InputError(
         f"load_network: {path} names no network of this package; expected a file written by fas_nb")
-    model = networks[about["network"]](**json.loads(about["options"]))
-    try: model.load_state_dict(state)
-    except RuntimeError as error: raise InputError(
-        f"load_network: the weights in {path} do not fit {about['network']} with {about['options']}; train it again") from error
+    try:
+        model = networks[about["network"]](**read_options(about, path))
+        model.load_state_dict(state)
+    except InputError: raise
+    except Exception as error: raise InputError(       # options that no network has fail anywhere in it
+        f"load_network: the weights in {path} do not fit {about['network']} with {about['options'][:200]!r}; train it again") from error
     return model.eval(), about
 
 # %% ../nbs/31_dccdn.ipynb #c032
@@ -327,7 +365,10 @@ def installed_runtimes(
     "The runtimes that can be used here, best first."
     return [name for name, package in RUNTIMES.items() if not _missing(package, *["onnx"]*convert)]
 
-def _needed(*packages):
+def needed(
+    *packages:str,   # as they are imported
+):
+    "Raise `InputError` where a package is not installed."
     if missing := _missing(*packages): raise InputError(
         f"{' and '.join(missing)} not installed; install the extra `fast`: pip install fas_nb[fast]", 2)
 
@@ -337,7 +378,7 @@ def to_onnx(
     about:dict[str, str]=None,     # metadata
 ) -> bytes:
     "The folded model as the content of an ONNX file."
-    _needed("onnx")
+    needed("onnx")
     import onnx
     folded, file = fuse(model).cpu().float(), io.BytesIO()
     with warnings.catch_warnings():   # tracing warns about the size check, which holds for the size given
@@ -345,10 +386,14 @@ def to_onnx(
         torch.onnx.export(folded, (torch.zeros(1, 3, size, size),), file, input_names=["image"], output_names=["maps"],
                           dynamic_axes={"image": {0: "n"}, "maps": {0: "n"}}, opset_version=17, dynamo=False)
     graph = onnx.load_from_string(file.getvalue())
-    onnx.helper.set_model_props(graph, {**_contract(model, size), **(about or {})})
+    onnx.helper.set_model_props(graph, {**contract(model, size), **(about or {})})
     return graph.SerializeToString()
 
-def _contract(model, size):  # how to use the file
+def contract(
+    model:nn.Module,
+    size:int,           # side of the input, pixels
+) -> dict[str, str]:
+    "What every exported file says about its input and output."
     return dict(network=type(model).__name__, options=json.dumps(model.options, sort_keys=True), size=str(size), batch="any",
                 preprocessing="face crop, RGB, float32 NCHW, (x - 127.5)/128 with x in 0-255", output="maps in the size of the input, 0 and more")
 
@@ -365,14 +410,14 @@ class Exported:
         if runtime == "auto": runtime = next((r for r in installed_runtimes() if r == "openvino" or not is_xml), "openvino" if is_xml else "onnxruntime")
         if runtime not in RUNTIMES or (is_xml and runtime != "openvino"): raise InputError(
             f"runtime {runtime!r} cannot be used; use one of {', '.join(RUNTIMES)}, openvino for .xml", 2)
-        _needed(RUNTIMES[runtime])
+        needed(RUNTIMES[runtime])
         self.runtime, threads = runtime, threads or torch.get_num_threads()
         content = file if isinstance(file, bytes) else str(file)
         try: getattr(self, f"_{runtime}")(content, threads, precision)
         except RuntimeError as error: raise InputError(
             f"{'the network' if isinstance(file, bytes) else file} cannot be read by {runtime} ({str(error).splitlines()[0][:120]}); export it again") from error
         if "network" not in self.about: raise InputError(f"{file} was not written by fas_export; give a file that was")
-        self.options = json.loads(self.about["options"])
+        self.options = read_options(self.about, "the network" if isinstance(file, bytes) else file)
 
     def _onnxruntime(self, content, threads, precision):
         import onnxruntime as ort
@@ -417,7 +462,7 @@ def export_onnx(
     images:torch.Tensor=None,      # float [n, 3, size, size] from `normalise`: real pictures to compare on
 ) -> float:                        # largest difference of the maps found
     "Write the folded model as ONNX, after checking that ONNX Runtime gives the same maps."
-    _needed("onnx", "onnxruntime")
+    needed("onnx", "onnxruntime")
     path, content = Path(path), to_onnx(model, size, about)
     difference = _parity(model, size, Exported(content, "onnxruntime"), images, tolerance)
     write_atomically(path, content)
@@ -432,12 +477,12 @@ def export_openvino(
     images:torch.Tensor=None,      # float [n, 3, size, size] from `normalise`: real pictures to compare on
 ) -> float:                        # largest difference of the maps found
     "Write the folded model in OpenVINO's format, after checking that OpenVINO gives the same maps."
-    _needed("onnx", "openvino")
+    needed("onnx", "openvino")
     import tempfile
     import openvino as ov
     path = Path(path)
     graph = ov.Core().read_model(io.BytesIO(to_onnx(model, size)))
-    for key, value in {**_contract(model, size), **(about or {})}.items(): graph.set_rt_info(value, ["fas_nb", key])
+    for key, value in {**contract(model, size), **(about or {})}.items(): graph.set_rt_info(value, ["fas_nb", key])
     with tempfile.TemporaryDirectory() as folder:
         ov.save_model(graph, f"{folder}/model.xml", compress_to_fp16=False)
         difference = _parity(model, size, Exported(f"{folder}/model.xml", "openvino"), images, tolerance)

@@ -20,7 +20,7 @@ from .vocab import InputError
 
 # %% ../nbs/03_manifest.ipynb #c005
 PACKAGE = Path(find_spec("fas_nb").origin).parent
-PACKAGES = ("fas_nb", "torch", "numpy", "pandas", "mediapipe", "segment-anything", "opencv-contrib-python-headless", "mitsuba", "anny")
+PACKAGES = ("fas_nb", "torch", "numpy", "pandas", "onnxruntime", "segment-anything", "opencv-python-headless", "mitsuba", "anny")
 
 def file_hash(
     path:str|Path,

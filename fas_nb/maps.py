@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from .closure import closure_hash
-from .datasets import DECODING, faces_path, given_faces, iter_frames, read_depth, require_faces
-from .depth import fill_nearest, normalise_depth, sensor_depth, tddfa_depth, z_buffer
+from .datasets import DECODING, faces_path, given_faces, iter_frames, read_depth, require_faces, usable_face
+from .depth import depth_misfit, fill_nearest, normalise_depth, sensor_depth, tddfa_depth, z_buffer
 from .detectors import FINDERS, load_tddfa
 from .landmarks import face_crop, find_faces, given_box, landmark_flags, largest_face, named_function
 from .manifest import file_hash, minor_versions, write_atomically
@@ -123,7 +123,7 @@ def _versions():
     def of(package):
         try: return version(package)
         except PackageNotFoundError: return ""
-    return {p: of(p) for p in ("fas_nb", "mediapipe", "segment-anything", "opencv-contrib-python-headless", "numpy")}
+    return {p: of(p) for p in ("fas_nb", "onnxruntime", "segment-anything", "opencv-python-headless", "numpy")}
 
 # %% ../nbs/23_three_channel_maps.ipynb #c010
 def batch_maps(
@@ -163,13 +163,14 @@ def loss_mask(
 # %% ../nbs/23_three_channel_maps.ipynb #c044
 CROPS, MAPS = ("maps._extract",), ("maps._annotate",)   # where the code begins that makes a row
 _KEEPING = ("maps.FrameStore", "maps.AnnotationStore")  # what only keeps it
-_CROPS_USE = ("av", "pillow", "h5py", "opencv-contrib-python-headless", "opencv-python-headless", "mediapipe", "onnxruntime")
-_MAPS_USE = ("torch", "segment-anything", "opencv-contrib-python-headless", "opencv-python-headless", "scikit-image", "scipy")
+_CROPS_USE = ("av", "pillow", "h5py", "opencv-python-headless", "onnxruntime")
+_MAPS_USE = ("torch", "segment-anything", "opencv-python-headless", "scikit-image", "scipy")
 
 def file_mark(
-    path:str|Path,   # a file or a folder
+    path:str|Path,   # a file or a folder; empty: none
 ) -> str:            # 16 hexadecimal digits; empty where there is nothing
     "What tells that a file, or one in a folder, is another now: size and time, wherever it lies."
+    if not str(path): return ""
     path = Path(path)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(os.path.relpath(f, path), s.st_size, s.st_mtime_ns) for f in files if f.is_file() for s in [f.stat()]]
@@ -601,6 +602,7 @@ class Summary:
     skipped:int                       # presentations that were finished before
     failures:tuple[tuple[str, str], ...] = ()  # (path, reason) of each that failed
     again:tuple[tuple[str, int], ...] = ()     # (what is another than before, presentations that were made again for it)
+    given_not_used:int = 0                     # frames whose given face says nothing usable; the detector found the face there
 
     @property
     def ok(self) -> bool: return not self.failures
@@ -608,6 +610,7 @@ class Summary:
     def __str__(self):
         lines = [f"{path}: {reason}" for path, reason in self.failures]
         again = [f"made again because of another {what}: {n}" for what, n in self.again]
+        if self.given_not_used: again.append(f"the given face could not be used in {self.given_not_used} frames")
         return "\n".join([f"{self.done} done, {self.skipped} skipped, {len(lines)} failed", *again, *lines])
 
 def withhold(
@@ -668,10 +671,15 @@ def contact_sheet(
 
 def _run(fn, todo, total, why, desc, **how):
     "Work on presentations; `why`: for each of them what is another than before."
-    results = run_parallel(fn, todo, desc=desc, **how)
-    failures = tuple((r.item.path, r.reason) for r in results if isinstance(r, Failure))
+    def failed(results): return tuple((r.item.path, r.reason) for r in results if isinstance(r, Failure))
+    try: results = run_parallel(fn, todo, desc=desc, **how)
+    except KeyboardInterrupt as stop:
+        stop.failures = failed(getattr(stop, "results", ()))
+        raise
+    failures = failed(results)
     again = {what: sum(what in w for w in why) for w in why for what in w if what != "new"}
-    return Summary(len(todo) - len(failures), total - len(todo), failures, tuple(sorted(again.items())))
+    return Summary(len(todo) - len(failures), total - len(todo), failures, tuple(sorted(again.items())),
+                   sum(r for r in results if isinstance(r, int)))
 
 # %% ../nbs/23_three_channel_maps.ipynb #c028
 def extract_frames(
@@ -679,11 +687,11 @@ def extract_frames(
     folder:str|Path,            # of a `FrameStore`
     n:int=10,                   # evenly spaced frames of each presentation
     size:int=96,                # side of a crop, pixels
-    workers:int=2,              # processes on this machine
+    workers:int=1,              # processes on this machine
     scheduler:str|None=None,    # address of a running Dask scheduler
     progress:bool=True,         # draw a progress bar?
     annotations:str|Path|None=None,  # folder of the files that say where the face is; the detector alone where None
-    landmarks:str="mesh",            # MediaPipe's mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
+    landmarks:str="mesh",            # the 478-point mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
     only:Collection[str]|None=None,  # ids to work on; all where None
 ) -> Summary:
     "Cut the face crops of all presentations into a `FrameStore`; those that are there and follow from the same as now are skipped."
@@ -700,13 +708,15 @@ def _extract(presentation, folder, annotations):
     store, given = FrameStore(folder), given_faces(presentation, annotations) if annotations else {}
     made = crop_inputs(presentation, annotations, store.settings["landmarks"])
     index, images = zip(*iter_frames(presentation, store.settings["n"]))
-    faces, crops = find_faces(images, [given_box(given.get(i)) for i in index], finder=_finder(store.settings["landmarks"])), []
+    boxes = [given_box(given.get(i)) if usable_face(given.get(i), image.shape) else None for i, image in zip(index, images)]
+    faces, crops = find_faces(images, boxes, finder=_finder(store.settings["landmarks"])), []
     for image, face in zip(images, faces):
         crop, scale, offset = face_crop(image, face.box, store.settings["size"])
         crops.append((crop, face.moved(scale, offset).points))
     images, points = map(np.stack, zip(*crops))
     store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index),
                                         np.array([f.source for f in faces])), np.stack([f.box for f in faces]), made)
+    return sum(box is None for box in boxes) if annotations else 0
 
 # %% ../nbs/23_three_channel_maps.ipynb #c029
 def annotate_dataset(
@@ -718,14 +728,12 @@ def annotate_dataset(
     depth:str="auto",                      # `auto`: the sensor's where there is one, else the mesh; `mesh`: always the landmark mesh; `3ddfa_v2`; `module:function`: see `annotate(estimator=…)`
     planar:str="relief",                   # flat media without a sensor: `relief` or `flat`
     floor:float=0.,                        # depth of the farthest pixel of a face
-    workers:int=2,                         # processes on this machine
+    workers:int=1,                         # processes on this machine
     scheduler:str|None=None,               # address of a running Dask scheduler
     progress:bool=True,                    # draw a progress bar?
 ) -> Summary:
     "Annotate the crops of all presentations into an `AnnotationStore`; frames that are there and follow from the same as now are skipped."
-    _estimator(depth)
-    if segmenter not in SEGMENTERS: raise InputError(
-        f"segmenter {segmenter!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+    _estimator(depth); _known(segmenter)
     if not isinstance(frames, FrameStore): frames = FrameStore(frames)
     store = AnnotationStore(folder, dict(segmenter=segmenter, depth=depth, planar=planar, floor=floor, frames=frames.settings))
     each = {p.id: p for p in presentations}
@@ -737,6 +745,9 @@ def annotate_dataset(
     if summary.done or not (store.folder/"manifest.parquet").exists(): store.write_manifest()
     without = tuple((each[id].path, "has no crops: extract_frames failed or was not run") for id in sorted(absent))
     return replace(summary, failures=summary.failures + without)
+
+def _known(segmenter):
+    if segmenter not in SEGMENTERS: raise InputError(f"segmenter {segmenter!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
 
 def outdated(
     presentations:Iterable[Presentation],
@@ -766,17 +777,23 @@ def fill_stores(
 ) -> Summary:
     "Both steps one after the other."
     folder = Path(folder)
-    _estimator(depth)                      # what is not there is told before any work
-    cropped = extract_frames(presentations, folder/"frames", n, size, annotations=annotations, only=only, landmarks=landmarks, **how)
-    presentations = [p for p in presentations if only is None or p.id in only]
-    bad = {path for path, _ in cropped.failures}
-    done = annotate_dataset([p for p in presentations if p.path not in bad], folder/"frames", folder/"annotations", segmenter, depth=depth, **how)
-    done = replace(done, failures=cropped.failures + done.failures, again=tuple(sorted((dict(cropped.again) | dict(done.again)).items())))
-    now = {p.path for p in presentations}
-    before = failed_files(folder)
-    failed = {path: reason for path, reason in before.items() if path not in now} | dict(done.failures)
-    if failed != before: write_atomically(folder/FAILURES, _json(failed))
+    _estimator(depth); _known(segmenter)   # what is not there is told before any work
+    wanted, cropped = [p for p in presentations if only is None or p.id in only], Summary(0, 0)
+    try:
+        cropped = extract_frames(presentations, folder/"frames", n, size, annotations=annotations, only=only, landmarks=landmarks, **how)
+        bad = {path for path, _ in cropped.failures}
+        done = annotate_dataset([p for p in wanted if p.path not in bad], folder/"frames", folder/"annotations", segmenter, depth=depth, **how)
+    except KeyboardInterrupt as stop:
+        failed = dict(cropped.failures) | dict(getattr(stop, "failures", ()))
+        if failed: _keep_failures(folder, failed_files(folder) | failed)
+        raise
+    done = replace(done, failures=cropped.failures + done.failures, given_not_used=cropped.given_not_used, again=tuple(sorted((dict(cropped.again) | dict(done.again)).items())))
+    now = {p.path for p in wanted}
+    _keep_failures(folder, {path: reason for path, reason in failed_files(folder).items() if path not in now} | dict(done.failures))
     return done
+
+def _keep_failures(folder, failed):
+    if failed != failed_files(folder): write_atomically(folder/FAILURES, _json(failed))
 
 def failed_files(
     folder:str|Path,       # as for `fill_stores`
@@ -797,6 +814,7 @@ def _annotate(presentation, frames, folder):
     options = store.settings
     made = map_inputs(presentation, options["segmenter"], options["depth"])
     raw = read_depth(presentation, frames.settings["n"]) if options["depth"] != "mesh" else None
+    if raw is not None and presentation.dataset == "table": _refuse_misfit(presentation, raw, crops, boxes)
     done = {}
     for i, frame in enumerate(crops.frame.tolist()):
         if frame not in todo: continue
@@ -807,6 +825,14 @@ def _annotate(presentation, frames, folder):
             sensor_depth=None if raw is None else crop_sensor(raw[i], boxes[i], crops.images.shape[1]),
             mm_per_unit=presentation.attrs.get("depth_mm_per_unit", .125))
     store.write_frames(presentation.id, done, frames.index(presentation.id)[1], made)
+
+def _refuse_misfit(presentation, raw, crops, boxes):
+    "Depth of a user's own table is believed where it lies over the face."
+    for i, depth in enumerate(raw):
+        _, scale, corner = face_crop(depth, boxes[i], crops.images.shape[1])
+        face = Landmarks(crops.points[i]/scale + np.float32([*corner, 0]), boxes[i], str(crops.source[i]))
+        if why := depth_misfit(crops.images[i], depth, presentation, face): raise InputError(
+            f"{presentation.attrs['depth_path']}: frame {crops.frame[i]}: {why}")
 
 def _box_in_crop(box, size):  # the crop is `FRAME_FACTOR` times the longer side of the box, around its centre
     half = (box[2:] - box[:2])*size/FRAME_FACTOR/max(box[2:] - box[:2])/2

@@ -246,6 +246,7 @@ def _exchange(new, source, recipients, scheme, was_attack, options, log, rng):
         i, y, x = (own & ~written).nonzero(as_tuple=True)
         new[1][recipient[i], :, y, x] = 0
         new[2][recipient[i], y, x] = int(Region.IGNORE)
+        new[1].masked_fill_((new[2] == int(Region.IGNORE))[:, None], 0)   # a later exchange may have recomputed the background there
     done = written.flatten(1).any(1).tolist()
     log["skipped: outside"] += done.count(False)
     log["exchanged"] += done.count(True)

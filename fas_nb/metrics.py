@@ -34,7 +34,7 @@ def _checked(where, score, species, acquired=None):
         first = int(bad.argmax())
         cure = "mark items without a score in `acquired`" if "scores" in what else f"use {', '.join(Species)}"
         raise ValueError(f"{where}: {bad.sum()} of {len(bad)} {what}, first at position {first}: "
-                         f"{score[first] if 'scores' in what else str(species[first])!r}; {cure}")
+                         f"{float(score[first]) if 'scores' in what else str(species[first])!r}; {cure}")
     return score, species.astype(str), acquired.astype(bool)
 
 def _unknown(score, acquired):

@@ -6,7 +6,7 @@
 __all__ = ['Failure', 'run_parallel', 'slurm_scheduler']
 
 # %% ../nbs/02_parallel.ipynb #c003
-import signal, threading, time
+import multiprocessing, signal, sys, threading, time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +40,21 @@ def _undisturbed():
     try: yield
     finally: signal.signal(signal.SIGINT, before)
 
+@contextmanager
+def _without_script():
+    "Processes started inside do not run the caller's script again."
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    for name in kept: setattr(main, name, None)
+    try: yield
+    finally:
+        for name, value in kept.items(): setattr(main, name, value)
+
+def _refuse_inside_start():
+    if getattr(multiprocessing.current_process(), "_inheriting", False): raise InputError(
+        "processes were asked for while a process starts, which would start more without end; write the call below "
+        "`if __name__ == \"__main__\":`, or ask for workers=1", 2)
+
 @cache
 def _client(workers, scheduler):
     "A Dask client: of a running scheduler, or of processes started here and kept until this process ends."
@@ -52,7 +67,12 @@ def _client(workers, scheduler):
                      "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**29,
                      "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25})
     if scheduler is None:
-        with _undisturbed(): return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50))
+        try:
+            with _undisturbed(), _without_script():
+                return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50))
+        except Exception as error: raise InputError(       # no sockets, no right to start processes, too little memory, …
+            f"{workers} processes cannot be started here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "ask for one: --workers 1, or workers=1", 2) from error
     try: return Client(scheduler, timeout=10)
     except (OSError, ValueError) as error: raise InputError(
         f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out --scheduler") from error
@@ -73,18 +93,29 @@ def _completed(client, submit, items, pending, patience=120):
             f"no worker process is left and {len(pending)} units wait; what was finished is kept, start again with fewer --workers")
         for future in done: yield pending.pop(future), future
 
+def _one_by_one(fn, items):
+    results = []
+    try:
+        for item in items: results.append(_attempt(fn, item))
+    except KeyboardInterrupt as stop:
+        stop.results = results                                    # for who wants to keep them
+        raise
+    return results
+
 def run_parallel(
     fn:Callable,            # a function of one item, importable by the workers
     items:Sequence,         # picklable
-    workers:int=2,          # processes on this machine; 1 or less runs in this process
+    workers:int=1,          # processes on this machine; 1 or less runs in this process
     scheduler:str=None,     # address of a running Dask scheduler, `tcp://host:port`; replaces `workers`
     desc:str="",            # what the progress bar says
     progress:bool=True,     # draw a progress bar?
 ) -> list:                  # results in the order of `items`, a `Failure` where one failed
-    "Apply `fn` to every item on several processes; a failed item becomes a `Failure`."
+    """Apply `fn` to every item, on several processes where more than one is asked for; a failed item becomes a `Failure`.
+    A `KeyboardInterrupt` carries what was finished as `results`."""
     bar = partial(tqdm, total=len(items), desc=desc, disable=not progress, mininterval=1)
     if not items: return []
-    if scheduler is None and (workers <= 1 or len(items) == 1): return [_attempt(fn, item) for item in bar(items)]
+    if scheduler is None and (workers <= 1 or len(items) == 1): return _one_by_one(fn, bar(items))
+    _refuse_inside_start()
     client = _client(None if scheduler else workers, scheduler)
     submit = partial(client.submit, _attempt, fn, pure=False, retries=2)
     pending, results = {}, [None]*len(items)
@@ -92,7 +123,8 @@ def run_parallel(
         for i, future in bar(_completed(client, submit, items, pending)):
             error = future.exception()   # only where a worker was lost, more than `retries` times
             results[i] = future.result() if error is None else Failure(items[i], f"worker lost: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        stop.results = [r for r in results if r is not None]      # for who wants to keep them
         if scheduler is None:            # nobody waits for what its processes are doing
             _client.cache_clear(); client.close(); client.cluster.close()
         raise

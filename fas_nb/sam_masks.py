@@ -9,7 +9,7 @@ __all__ = ['CHECKPOINTS', 'SEGMENTERS', 'polygon_mask', 'part_outlines', 'Segmen
            'outline_priors', 'SamSegmenter', 'load_sam', 'load_segmenter']
 
 # %% ../nbs/21_sam_masks.ipynb #c003
-import hashlib
+import hashlib, os
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -418,23 +418,27 @@ def verify_checkpoint(
 # %% ../nbs/21_sam_masks.ipynb #c031
 def fetch_checkpoint(
     checkpoint:Checkpoint,
-    folder:Path|None=None,  # where to keep it; the user's cache where `None`
+    folder:Path|None=None,  # where to keep it; where `None` the environment's `FAS_NB_WEIGHTS` (a folder, or the file itself), else the user's cache
     progress:bool=True,     # show a progress bar?
 ) -> Path:                  # the verified file
     "Weights from the cache, downloaded first where they are not there yet."
     if not checkpoint.url: return Path(str(files("fas_nb")/"assets"/checkpoint.file))   # `load_sam` verifies it
     import pooch, requests  # only who downloads pays for the import
-    folder = Path(folder or pooch.os_cache("fas_nb"))
-    path = folder/checkpoint.file
+    from filelock import FileLock
+    own = Path(folder or os.environ.get("FAS_NB_WEIGHTS") or pooch.os_cache("fas_nb"))
+    path = own if own.is_file() else own/checkpoint.file
+    folder = path.parent
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             pooch.get_logger().setLevel("WARNING")
-            pooch.retrieve(checkpoint.url, checkpoint.hash, checkpoint.file, folder,
-                           downloader=partial(_resume, part=path.with_suffix(".part"), progress=progress))
+            with FileLock(path.with_suffix(".lock")):      # one process fetches, others wait and find the file
+                pooch.retrieve(checkpoint.url, checkpoint.hash, checkpoint.file, folder,
+                               downloader=partial(_resume, part=path.with_suffix(".part"), progress=progress))
         except requests.RequestException as e: raise InputError(
             f"{checkpoint.file} is not in {folder} and {checkpoint.url} cannot be reached ({type(e).__name__}); "
-            f"go online and try again, or put the file there by hand") from e
+            f"go online and try again, put the file there by hand, or name your copy or its folder with --checkpoint PATH or in the environment "
+            "variable FAS_NB_WEIGHTS") from e
         except OSError as e: raise InputError(f"{checkpoint.file} could not be written to {folder}: {e}") from e
         except ValueError as e: raise InputError(
             f"what {checkpoint.url} sent is not {checkpoint.file}: its hash is not {checkpoint.hash}; try again later") from e

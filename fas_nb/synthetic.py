@@ -490,7 +490,7 @@ def render_dataset(
     out:str|Path,                      # folder that will hold `<layout>` and `<layout>.truth`
     profile:str|RenderProfile="demo",
     seed:int=0,
-    workers:int=2,                     # processes; the files do not depend on it
+    workers:int=1,                     # processes; the files do not depend on it
     scheduler:str=None,                # Dask scheduler address; its workers must see `out`
     progress:bool=True,                # draw a progress bar?
 ) -> Path:                             # root of the data set

@@ -309,8 +309,12 @@ class TrainingOptions:
     precision:str = "float32"      # or `bf16`: autocast of the forward pass
     clip:float = 0.                # largest norm of the gradient; 0: not clipped
     ema:float = 0.                 # decay of an average of the weights, which is then the result; 0: none
+    micro:int = 0                  # images that share batch norm and region exchange, as on one device of the paper's; 0: the whole batch
+    tf32:bool = True               # may a GPU round what float32 convolutions read to 10 bits (TF32)? nothing changes on a CPU
 
-    def __post_init__(self): _check_choices(self, TRAINING_CHOICES)
+    def __post_init__(self):
+        _check_choices(self, TRAINING_CHOICES)
+        if self.micro < 0: raise ValueError(f"TrainingOptions: micro is {self.micro}; give a number of images, or 0 for the whole batch")
 
 TRAINING_CHOICES = dict(loss_grid=("head", "full"), precision=("float32", "bf16"))
 MCREA_CHOICES = dict(scheme=("clip", "overlay", "integrate", "mixed"), weights=("uniform", "label_changing"), recipients=("random", "first"),

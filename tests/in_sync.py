@@ -32,7 +32,7 @@ def problems(root:Path=ROOT) -> list[str]:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)/"project"
-        shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".git", ".venv", "data", "runs", "*.egg-info", "__pycache__", "build"))
+        shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".git", ".venv*", "data", "runs", "*.egg-info", "__pycache__", "build"))
         tools = Path(sys.executable).parent
         call = lambda tool: subprocess.run([str(tools/tool)], cwd=copy, check=True, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True)
         call("nbdev_export")

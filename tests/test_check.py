@@ -56,6 +56,10 @@ def bgr(path):
 def depth_paths(root):
     head, *lines = (root/"table.csv").read_text().splitlines()
     trees.text(root/"table.csv", [f"{head},depth_path", *(f"{line},depth.npy" for line in lines)])
+def turned(path):
+    from PIL import Image
+    tag = Image.Exif(); tag[0x0112] = 5
+    Image.new("RGB", (16, 24), (180, 140, 120)).save(path, format="PNG", exif=tag)
 def each(root, suffix, ask):
     for path in root.rglob(f"*{suffix}"): ask(path)
 
@@ -132,6 +136,15 @@ FAULTS = [  # check, severity, data set, what is done, a path that is named, arg
     ("V22", "error", "oulu_npu", lambda r: None, None, dict(protocol="1_2")),
     ("V23", "note", "replay_attack", lambda r: each(r, ".mov", lambda p: "real" in str(p) and trees.video(p, trees.pictures(zlib.crc32(str(p.relative_to(r)).encode()), 32, 24, 30))), None, {}),
     ("V24", "note", "replay_attack", lambda r: each(r, ".face", lambda p: "real" in str(p) and trees.text(p, [f"{k} 2 2 28 20" for k in range(T)])), None, {}),
+    ("V20", "warning", "replay_attack", lambda r: (r/f"face-locations/{R}.face").write_text(""), f"{R}.mov", {}),                                # empty
+    ("V20", "warning", "replay_attack", lambda r: trees.text(r/f"face-locations/{R}.face", [f"{k} 0 0 0 0" for k in range(T)]), f"{R}.mov", {}),    # all zero
+    ("V20", "warning", "replay_attack", lambda r: trees.text(r/f"face-locations/{R}.face", [f"{k + 1} 8 6 16 12" for k in range(T)]), f"{R}.mov", {}),    # counted from 1
+    ("V20", "warning", "replay_attack", lambda r: trees.text(r/f"face-locations/{R}.face", [f"{k} nan 6 16 12" for k in range(T)]), f"{R}.mov", {}),
+    ("V20", "warning", "oulu_npu", lambda r: edit(r/f"{O}.txt", "4,6,12,12,12\n", "4,6,12,12,12\n90,6,12,12,12\n"), f"{O}.avi", {}),              # beyond the end
+    ("V28", "error", "table", lambda r: append(r/"table.csv", "files/train0_replay.avi,prints,x,test"), None, {}),                                # contradicts
+    ("V28", "error", "table", lambda r: edit(r/"table.csv", "species", "label"), None, {}),
+    ("V21", "note", "table", lambda r: edit(r/"table.csv", ",", ";"), "table.csv", {}),
+    ("F05", "note", "table", lambda r: turned(r/"files/train0_bona_fide.avi"), "files/train0_bona_fide.avi", {}),
     ("V25", "error", "casia_fasd", lambda r: (r/MARKER).rename(r/UNFINISHED), UNFINISHED, {}),
     ("V25", "error", "casia_fasd", lambda r: None, None, dict(real=True)),
     ("V26", "error", "casia_fasd", shutil.rmtree, None, {}),
@@ -269,3 +282,43 @@ def test_any_single_fault_of_any_file(whole, tmp_path_factory, fault, number):
     report = checked(root, "casia_fasd")
     assert id in ids(report) and (id == "V03" or path.stem in the(report, id).paths[0]), str(report)
     assert len(the(report, id).paths) <= 1                 # and no other file is accused
+
+@pytest.mark.parametrize("name", ["a", "on", "data", "is", "the data set"])
+def test_a_folder_named_like_a_word_leaves_words_alone(whole, tmp_path, monkeypatch, name):
+    "Paths in messages are relative to the folder; what merely sounds like it stays as it is."
+    shutil.copytree(whole/"table", tmp_path/name)
+    edit(tmp_path/name/"table.csv", "bona_fide", "bonafida")
+    monkeypatch.chdir(tmp_path)
+    text = str(check_dataset("table", f"{name}/table.csv", progress=False))
+    assert "species 'bonafida' is unknown; use one of bona_fide, " in text and str(tmp_path) not in text, text
+    assert "path and species in each line" in text
+
+def test_depth_that_does_not_fit_is_named_and_not_annotated(tmp_path):
+    "Turned, in metres, near = bright, of 8 bits: named by the check and refused by the annotation, unless the table says how to read it."
+    from PIL import Image
+    from skimage.data import astronaut
+    from fas_nb.depth import depth_misfit, z_buffer
+    from fas_nb.landmarks import detect_landmarks
+    from fas_nb.maps import AnnotationStore, fill_stores
+    from fas_nb.datasets import open_dataset
+    photo = astronaut()
+    z = z_buffer(detect_landmarks(photo)[0].points, photo.shape[:2])
+    mm = np.where(np.isfinite(z), 700 + 1.2*np.nan_to_num(z), 1000)
+    ways = {"good": (mm.astype(np.uint16), ""), "three": (np.dstack([mm.astype(np.uint16)]*3), ""), "half": (mm[::2, ::2].astype(np.uint16), ""),
+            "metres": (np.float32(mm/1000), ""), "metres_said": (np.float32(mm/1000), "1000,"), "turned": (np.rot90(mm).astype(np.uint16), ""),
+            "bright": ((2000 - mm).astype(np.uint16), ""), "bright_said": ((2000 - mm).astype(np.uint16), "1,near_is_large"), "eight": ((mm/5).astype(np.uint8), "")}
+    lines = ["path,species,subject,depth_path,depth_mm_per_unit,depth_polarity"]
+    for name, (depth, said) in ways.items():
+        Image.fromarray(photo).save(tmp_path/f"{name}.png"); np.save(tmp_path/f"{name}.npy", depth)
+        lines.append(f"{name}.png,bona_fide,{name},{name}.npy,{said or ','}")
+    (tmp_path/"table.csv").write_text("\n".join(lines))
+    report = check_dataset("table", tmp_path, 1, progress=False, fits=depth_misfit)
+    wrong = {p for f in report.findings if f.id == "V15" and f.severity == "error" for p in f.paths}
+    assert wrong == {f"{n}.png" for n in ("metres", "turned", "bright", "eight")}, str(report)
+    assert any(f.severity == "note" and f.paths == ("half.png",) and "256 x 256" in f.found for f in report.findings if f.id == "V15"), str(report)
+    done = fill_stores(open_dataset("table", tmp_path), tmp_path/"out", 1, 96, "polygon", progress=False)
+    assert {Path(path).name for path, _ in done.failures} == wrong
+    rows = AnnotationStore(tmp_path/"out/annotations").manifest()
+    assert set(rows.presentation) == {f"table/{n}.png" for n in ways} - {f"table/{n}" for n in wrong} and set(rows.depth_mode) == {"sensor"}
+    maps = [AnnotationStore(tmp_path/"out/annotations").read(f"table/{n}.png", 0).depth for n in ("good", "three", "metres_said", "bright_said", "half")]
+    for depth in maps[1:]: assert abs(depth - maps[0]).mean() < .03, "one face, one depth"

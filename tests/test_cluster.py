@@ -2,7 +2,7 @@
 import json, os, re, shutil, signal, stat, subprocess, time
 from datetime import datetime
 
-import psutil, pytest
+import numpy as np, pandas as pd, psutil, pytest
 from conftest import BIN, ROOT, call
 
 def finished(root): return {p.parent.name: p.stat().st_mtime_ns for p in (root/"runs").glob("*/result.json")}
@@ -113,15 +113,28 @@ def test_two_processes_make_the_same_run(smoke, tmp_path):
     assert [p.returncode for p in both] == [0, 0] and told[0] == told[1]
     assert len(finished(tmp_path)) == 1 and not list((tmp_path/"runs").glob("*.partial"))
 
+SHORT = """
+import sys, fas_nb.training
+fas_nb.training.COLLECTIVE_SECONDS = 2     # far less than annotation takes
+from fas_nb.cli import fas_run
+sys.exit(fas_run())
+"""
+
 def test_several_processes_share_one_run(smoke, tmp_path):
-    "As on a machine with two GPUs: they train one network, one of them scores, writes and tells."
-    shutil.copytree(smoke/"runs/stores", tmp_path/"runs/stores")
-    done = call("torchrun", "--standalone", "--nproc_per_node", "2", BIN/"fas_run", "--profile", "smoke", "--root", tmp_path, "--data-root", smoke/"data/smoke", "--quiet", "--json",
-                "--set", "training.steps=12", cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
+    "As on a machine with two GPUs, from empty stores: one annotates while the other waits without a limit; both train one network and share its scoring; one writes and tells."
+    (script := tmp_path/"short.py").write_text(SHORT)
+    options = ("--profile", "smoke", "--root", tmp_path, "--data-root", smoke/"data/smoke", "--quiet", "--json", "--set", "training.steps=12", "--set", "training.micro=6")
+    done = call("torchrun", "--standalone", "--nproc_per_node", "2", script, *options, cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = json.loads(done.stdout)
-    assert row["provenance"]["processes"] == 2 and list(finished(tmp_path)) == [row["key"]] and not list((tmp_path/"runs").glob("*.partial"))
+    assert 0 < row["waiting"] < 1 and row["dead"] == []
+    assert row["provenance"]["processes"] == 2 and list(finished(tmp_path)) == [row["key"]] and not list((tmp_path/"runs").rglob("*.partial"))
     assert json.loads((tmp_path/"runs"/row["key"]/"log.jsonl").read_text().splitlines()[-1])["step"] == 12
+    alone = call("fas_run", *options, "--runs-dir", tmp_path/"alone", "--workers", "1", cwd=ROOT)     # one process: the same key, the same network, the same scores
+    (other,) = json.loads(alone.stdout)
+    assert (other["key"], other["provenance"]["network"]) == (row["key"], row["provenance"]["network"])
+    shared, single = (pd.read_parquet(folder/row["key"]/"scores.parquet") for folder in (tmp_path/"runs", tmp_path/"alone"))
+    assert (shared.presentation == single.presentation).all() and np.allclose(shared.score, single.score, atol=2e-3)
 
 def test_runs_are_listed_shown_and_collected(smoke, tmp_path):
     shutil.copytree(smoke/"runs", tmp_path/"runs", ignore=lambda folder, names: [n for n in names if n == "stores"])
@@ -220,7 +233,7 @@ def test_data_that_was_replaced_is_cropped_again(smoke, tmp_path):
     shutil.copy(videos[1], videos[0])
     other = json.loads(call(*command, cwd=ROOT).stdout)[0]
     assert first["key"] == again["key"] != other["key"] and first["provenance"]["data"]["oulu_npu"] != other["provenance"]["data"]["oulu_npu"]
-    assert len(list((tmp_path/"runs/stores").iterdir())) == 2
+    assert len(list((tmp_path/"runs/stores").iterdir())) == 1        # the same store: the one presentation that changed was cropped again
 
 def test_verify_says_what_no_longer_matches(smoke, tmp_path):
     shutil.copytree(smoke/"reports", tmp_path/"reports")

@@ -1,5 +1,5 @@
 "Every data set that can be read has its card, and the card finds the files that the reader finds."
-import json
+import hashlib, json, re
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -70,3 +70,13 @@ def test_card_of_rendered_people_counts_them(name):
     counts = [NAMESPACES[name], *np.bincount(shares.argmax(0), minlength=3), (traits["gender"] > .5).sum()]
     row = f"| {name} | {' | '.join(map(str, counts))} | {np.median(traits['age']):.2f} |"
     assert row in (CARDS/"rendered.md").read_text(), row
+
+def test_card_of_face_models_names_the_files():
+    "Each network that is shipped stands in its card with its hash, and so does the file that it was made from."
+    from fas_nb.face_models import FACE_MODELS
+    card, made_by = (CARDS/"face_models.md").read_text(), (CARDS.parent/"nbs/bench/tflite_to_onnx.py").read_text()
+    for name, digest in FACE_MODELS.items():
+        assert f"`{name}.onnx` {digest}" in card
+        assert hashlib.sha256((CARDS.parent/f"fas_nb/assets/{name}.onnx").read_bytes()).hexdigest() == digest
+        source = re.search(rf'"{name}": \("\w+/([\w.]+)",\s+"(\w+)"', made_by)
+        assert source[1] in card and source[2] in card

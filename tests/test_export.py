@@ -83,3 +83,60 @@ def test_weights_stay_with_torch_where_onnx_is_missing(weights, monkeypatch):
     assert cli.fas_predict([str(weights/"portrait.png")]*2 + ["--model", str(weights/"model.safetensors")]) == 0
     assert isinstance(chosen[0].model, torch.nn.Module)
     with pytest.raises(decision.InputError, match=r"onnx not installed.*fas_nb\[fast\]"): load(weights/"model.safetensors", runtime="openvino")
+
+def stranger(image, box, points, session):
+    "A score from the exported file and what it says, with OpenCV and numpy: written from the recipe's words."
+    import cv2
+    about = session.get_modelmeta().custom_metadata_map
+    told = json.loads(about["recipe"])
+    crop, window, areas = told["crop"], told["window"], told["areas"]
+    (x0, y0, x1, y1), (height, width) = map(float, box), image.shape[:2]
+    side = round(crop["side_in_boxes"]*max(x1 - x0, y1 - y0))
+    left, top = round((x0 + x1 - side)/2), round((y0 + y1 - side)/2)
+    outside = max(0, -left, -top, left + side - width, top + side - height)
+    padded = cv2.copyMakeBorder(image, *[outside]*4, cv2.BORDER_REPLICATE)[top + outside:, left + outside:][:side, :side]
+    face = cv2.resize(padded, (crop["size"],)*2, interpolation=cv2.INTER_AREA if side > crop["size"] else cv2.INTER_LINEAR)
+    at = window["start"] + (np.arange(window["size"]) + .5)*window["side"]/window["size"] - .5
+    low, part = np.floor(at).astype(int), at - np.floor(at)
+    def line(values, axis):
+        def take(i): return np.take(values, i.clip(0, crop["size"] - 1), axis)
+        share = part.reshape([-1 if k == axis else 1 for k in range(3)])
+        return take(low)*(1 - share) + take(low + 1)*share
+    pixels = np.rint(line(line(face.astype(float), 0), 1)).clip(0, 255)
+    x = ((pixels - 127.5)/128).astype(np.float32).transpose(2, 0, 1)[None]
+    maps = dict(zip(told["output"], session.run(None, {"image": x})[0][0]))
+    p = ((points[:, :2] - (left, top))*crop["size"]/side - window["start"])*window["size"]/window["side"]
+    column, row = np.meshgrid(*[np.arange(window["size"]) + .5]*2)
+    oval = p[areas["A_face"]["polygon"]].astype(np.float32)
+    a_face = np.array([[cv2.pointPolygonTest(oval, (float(c), float(r)), False) >= 0 for c, r in zip(*line)] for line in zip(column, row)])
+    a_key = np.zeros_like(a_face)
+    for indices in areas["A_key"]["boxes"].values():
+        middle, half = (p[indices].max(0) + p[indices].min(0))/2, (p[indices].max(0) - p[indices].min(0))/2*areas["A_key"]["factor"]
+        a_key |= (abs(column - middle[0]) <= half[0]) & (abs(row - middle[1]) <= half[1])
+    facts = dict(F_attack=maps["attack"][a_face].mean(), F_real=maps["living"][a_key].mean())
+    return eval(told["score"]["score"], {}, facts), facts, face, ((points[:, :2] - (left, top))*crop["size"]/side)
+
+@pytest.mark.parametrize("scale, shift", [(1, 0), (3, 0), (1, 200)])
+def test_a_stranger_scores_from_the_file_alone(weights, tmp_path, scale, shift):
+    "Metadata and ONNX file give the score of `fas_predict`, and so does the graph that scores; small and large faces, and one at the border."
+    import cv2
+    import onnxruntime
+    from fas_nb.decision import load_model, predict
+    from skimage.data import astronaut
+    image = np.ascontiguousarray(cv2.resize(astronaut(), None, fx=scale, fy=scale)[:, shift:])
+    assert call("fas_export", weights/"model.safetensors", tmp_path/"net.onnx").returncode == 0
+    done = call("fas_export", weights/"model.safetensors", tmp_path/"score.onnx", "--score")
+    assert done.returncode == 0 and float(done.stdout.split()[-1]) < 1e-3, done.stderr
+    ours = predict(image, load_model(weights/"model.safetensors"))
+    score, facts, face, points = stranger(image, ours.box, ours.points, onnxruntime.InferenceSession(tmp_path/"net.onnx"))
+    assert abs(score - ours.score) < 1e-3 and abs(facts["F_attack"] - ours.f_attack) < 1e-3 and abs(facts["F_real"] - ours.f_real) < 1e-3
+    graph = onnxruntime.InferenceSession(tmp_path/"score.onnx")
+    found = graph.run(["score", "f_attack", "f_real"], dict(crop=face[None].astype(np.float32), points=points[None].astype(np.float32)))
+    assert np.abs(np.ravel(found) - [ours.score, ours.f_attack, ours.f_real]).max() < 1e-3
+
+def test_a_scoring_graph_is_not_mistaken_for_a_network(weights, tmp_path):
+    assert call("fas_export", weights/"model.safetensors", tmp_path/"score.onnx", "--score").returncode == 0
+    done = call("fas_predict", weights/"portrait.png", "--model", tmp_path/"score.onnx")
+    assert done.returncode == 2 and "without --score" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    done = call("fas_export", weights/"model.safetensors", tmp_path/"score.xml", "--score")
+    assert done.returncode == 2 and ".onnx only" in done.stderr

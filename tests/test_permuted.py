@@ -32,7 +32,7 @@ def barred_data(folder, n=64, side=48):
 def test_permuted_labels_teach_nothing(tmp_path):
     data = barred_data(tmp_path/"store")
     fold = Fold("oulu_npu", "1", "1", *(tuple(i for i in data.presentations if i.startswith(f"oulu_npu/{s}")) for s in SPLITS))
-    profile = replace(PROFILES["smoke"], training=replace(PROFILES["smoke"].training, size=24, steps=100, batch=16, lr=4e-3, leak=0.),
+    profile = replace(PROFILES["smoke"], training=replace(PROFILES["smoke"].training, size=24, steps=160, batch=16, lr=4e-3, leak=0.),
                       scoring=ScoringOptions(frames=1, size=24))
     spec = make_spec(profile, fold, "ours", 0, data_hashes(fold, data))
     auc = lambda s: json.loads((run(s, data, tmp_path/"runs")/"result.json").read_text())["auc"]["test"]

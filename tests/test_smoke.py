@@ -107,14 +107,17 @@ def test_a_kill_loses_only_the_run_in_progress(smoke, tmp_path):
     after = finished(tmp_path)
     assert len(after) == 5 and before.items() <= after.items()   # what was finished was not made again
 
-def test_runs_keep_log_and_best_weights(smoke):
-    "What training says while it goes reaches the folder of each run."
+def test_runs_keep_log_and_weights(smoke):
+    "What training says while it goes reaches the folder of each run, and the network stands in a folder of its own."
     from fas_nb.decision import load_model
     for key in finished(smoke):
         log = [json.loads(line) for line in (smoke/"runs"/key/"log.jsonl").read_text().splitlines()]
         assert log[-1]["step"] == json.loads((smoke/"runs"/key/"spec.json").read_text())["training"]["steps"] and all(row["dev loss"] > 0 for row in log)
-        assert load_model(smoke/"runs"/key/"best.safetensors").run == key
-        assert not (smoke/"runs"/key/"last.safetensors").exists()
+        assert load_model(smoke/"runs"/key/"model.safetensors").run == key
+        told = json.loads((smoke/"runs"/key/"result.json").read_text())["provenance"]
+        network = json.loads((smoke/"runs/networks"/told["network"]/"network.json").read_text())
+        assert network["annotations"] == told["annotations"] and network["last"]["step"] == log[-1]["step"]
+    assert not list((smoke/"runs/networks").glob("*.checkpoint"))
 
 def test_firewall_labels_stay_on_the_training_side(smoke, tmp_path):
     "Dev and test presentations with species withheld, and no annotation at hand, give bit-equal scores."

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from .closure import closure_hash
-from .datasets import CAN_RENDER, MARKER, UNFINISHED, data_origin, find_root, open_dataset
+from .datasets import CAN_RENDER, MARKER, UNFINISHED, data_origin, find_root, scan_dataset, usable
 from .manifest import file_hash, git_revision, machine, versions, whole_folder, write_atomically
 from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters, eer, polarity_warning, threshold_at_bpcer,
                             threshold_at_eer)
@@ -210,6 +210,7 @@ class Data:
     partial:bool = False                   # are folds made of what is there?
     fingerprints:dict[str, str] = field(default_factory=dict)   # data set -> `fingerprint`
     outdated:dict[str, tuple] = field(default_factory=dict)     # presentation id -> what is another than when it was annotated; filled by `prepare(fill=False)`
+    notes:tuple[str, ...] = ()             # what a user has to know of the data before a run: lines left out, presentations without a face
 
     def folds(self, protocol:str) -> list[Fold]:
         "The folds of `dataset/protocol`."
@@ -266,14 +267,14 @@ def prepare(
     fill:bool=True,          # crop and annotate? Otherwise what is outdated is named in `Data.outdated`
 ) -> Data:
     "Render what may be rendered, open the data sets, crop and annotate every presentation that the protocols use."
-    from fas_nb.maps import failed_files, fill_stores, outdated
+    from fas_nb.maps import failed_files, faceless, fill_stores, outdated
     common = dict(workers=workers, scheduler=scheduler, progress=progress)
     data, given, roots = _opened(profile, protocols, Path(data_root), runs_dir, profile.render if render else "", common)
     every = [fold for p in protocols for fold in data.folds(p)]
     if all(Path(f"{root}.truth").is_dir() for root in roots.values()):      # rendered, with the heads that are seen
         from fas_nb.synthetic import check_heads_apart
         for fold in every: check_heads_apart({s: [data.presentations[i] for i in getattr(fold, s)] for s in SPLITS})
-    used, failures, stale = {i for fold in every for s in SPLITS for i in getattr(fold, s)}, [], {}
+    used, failures, stale, notes = {i for fold in every for s in SPLITS for i in getattr(fold, s)}, [], {}, list(data.notes)
     for dataset, folder in data.stores.items():
         todo = [p for p in data.presentations.values() if p.dataset == dataset and p.id in used]
         id_of = {p.path: p.id for p in todo}
@@ -282,20 +283,23 @@ def prepare(
         else: failed = failed_files(folder)
         failures += [(id_of[path], reason) for path, reason in failed.items() if path in id_of]
         if not fill: stale |= outdated([p for p in todo if p.path not in failed], folder, given[dataset])
-    return replace(data, failures=tuple(failures), outdated=stale)
+        notes += faceless(todo, folder)
+    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes))
 
 def _opened(profile, protocols, data_root, runs_dir, render, common):
     "The data sets that some protocols need, the folders of their face files, and where they lie."
-    presentations, stores, given, fingerprints = {}, {}, {}, {}
+    presentations, stores, given, fingerprints, notes = {}, {}, {}, {}, []
     needed = [d for d in DATASETS if any(d in protocol_datasets(p) for p in protocols)]
     roots, origin = dataset_roots(needed, data_root, render, **common)
     for dataset, root in roots.items():
-        found = open_dataset(dataset, root, profile.channels)
+        scan = scan_dataset(dataset, root, profile.channels)
+        found = usable(scan, dataset)
+        notes += scan.left_out()
         presentations |= {p.id: p for p in found}
         home, given[dataset] = find_root(dataset, root), apart(profile.annotations, dataset)
         fingerprints[dataset] = fingerprint(home, found)
         stores[dataset] = str(store_folder(profile, dataset, home, given[dataset], runs_dir))
-    data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial, fingerprints=fingerprints)
+    data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial, fingerprints=fingerprints, notes=tuple(notes))
     return data, given, roots
 
 def dataset_roots(

@@ -81,7 +81,7 @@ def _profile_options(parser):
     parser.add_argument("--profile", default="demo", help="smoke, demo, small or paper (demo)")
     parser.add_argument("--data-root", default="", help="folder that holds the data sets wmca, oulu_npu, casia_fasd, replay_attack, msu_mfsd, table (data/PROFILE, rendered)")
     parser.add_argument("--runs-dir", default="", help="folder of finished runs (runs)")
-    parser.add_argument("--root", default="", help="project folder (looked for above the working folder)")
+    parser.add_argument("--root", default="", help="folder of data, runs and reports (the checkout around the working folder, else the working folder)")
     parser.add_argument("--seeds", default="", help="comma-separated (those of the profile)")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the profile, e.g. training.steps=200")
     for flag, what in (("--annotations", "files that say where the face is (the detector alone finds it)"),
@@ -153,9 +153,12 @@ def _check_parser():
 def _check(args):
     from fas_nb.check import check_dataset
     fits = None
-    if args.deep: from fas_nb.depth import depth_misfit as fits     # needs landmarks, slow to import
+    finds = None
+    if args.deep:                                                   # needs landmarks, slow to import
+        from fas_nb.depth import depth_misfit as fits
+        from fas_nb.landmarks import face_box as finds
     report = check_dataset(args.dataset, args.folder, args.deep, args.protocol, args.annotations, args.protocols, args.channels, args.real,
-                           workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet, fits=fits)
+                           workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet, fits=fits, finds=finds)
     print(report.to_json() if args.json else report)
     return 0 if report.ok else 1
 
@@ -168,38 +171,41 @@ def _annotate_parser():
     _data_arguments(p)
     p.add_argument("--annotations", metavar="DIR", help="folder of the files that say where the face is; the detector helps out (the detector alone finds it)")
     p.add_argument("--out", default="", help="folder of the stores `frames` and `annotations` (where fas_run and fas_reproduce look for them)")
-    p.add_argument("--profile", default="", help="frames, size and segmenter of this profile: smoke, demo, small or paper (those of paper, but face_sam_tiny)")
-    p.add_argument("--frames", type=int, help="evenly spaced frames of a presentation (10)")
-    p.add_argument("--size", type=int, help="side of the stored face crops, pixels (320)")
+    p.add_argument("--profile", default="demo", help="the profile that will train: smoke, demo, small or paper; its frames, size and segmenter, in the store that its runs read (demo)")
+    p.add_argument("--frames", type=int, help="evenly spaced frames of a presentation (those of the profile)")
+    p.add_argument("--size", type=int, help="side of the stored face crops, pixels (that of the profile)")
     p.add_argument("--limit", type=int, metavar="N", help="only N presentations, evenly spread over the data set")
     p.add_argument("--only-failed", action="store_true", help="only presentations that failed when they were tried last")
     p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
     p.add_argument("--coco", metavar="FILE", help="write the crops and their region maps as COCO annotations as well")
-    p.add_argument("--segmenter", help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (face_sam_tiny)")
+    p.add_argument("--segmenter", help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (that of the profile)")
     _source_options(p); _checkpoint_option(p)
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
-    p.add_argument("--root", default="", help="project folder (looked for above the working folder)")
+    p.add_argument("--root", default="", help="folder of data, runs and reports (the checkout around the working folder, else the working folder)")
     p.add_argument("--json", action="store_true", help="print the summary as JSON")
     _work_options(p)
     return p
 
 def _annotate(args):
     from fas_nb.ablations import get_profile, store_folder
-    from fas_nb.datasets import dataset_name, find_root, open_dataset
-    from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, failed_files, fill_stores, import_corrections, write_coco
-    from fas_nb.reports import project_root
+    from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
+    from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores, import_corrections, write_coco
+    from fas_nb.reports import place_of, project_root
     from fas_nb.sam_masks import SEGMENTERS
     _take_checkpoint(args)
     if args.limit is not None and args.limit < 1: raise InputError(f"--limit {args.limit}: give 1 or more", 2)
     if args.corrections and not Path(args.corrections).is_dir(): raise InputError(f"--corrections {args.corrections}: is no folder; give one with region maps named as in the store's folder regions", 2)
     if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(f"--coco {args.coco}: its folder does not exist; make it first", 2)
-    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter or (None if args.profile else "face_sam_tiny"), "channels": args.channels,
+    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter, "channels": args.channels,
                "landmarks": args.landmarks or None, "depth": args.depth or None}
-    profile = get_profile(args.profile or "paper", {field: value for field, value in options.items() if value is not None})
+    profile = get_profile(args.profile, {field: value for field, value in options.items() if value is not None})
     if profile.segmenter not in SEGMENTERS: raise InputError(f"--segmenter {profile.segmenter}: is unknown; use one of {', '.join(SEGMENTERS)}", 2)
-    found, given = open_dataset(args.dataset, args.folder, args.channels), args.annotations and Path(args.annotations)
-    name, runs = dataset_name(args.dataset), args.runs_dir or project_root(args.root)/"runs"
-    out = Path(args.out or store_folder(profile, name, find_root(name, args.folder), given, runs))
+    name, given = dataset_name(args.dataset), args.annotations and Path(args.annotations)
+    scan = scan_dataset(name, args.folder, args.channels)
+    found = usable(scan, name)
+    for line in scan.left_out(): _say(f"fas_annotate: {line}")
+    read = store_folder(profile, name, find_root(name, args.folder), given, args.runs_dir or project_root(args.root)/"runs")
+    out = Path(args.out or read)
     failed = failed_files(out)
     wanted = [p for p in found if not args.only_failed or p.path in failed]
     if args.limit and args.limit < len(wanted): wanted = [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
@@ -207,16 +213,19 @@ def _annotate(args):
                        landmarks=profile.landmarks, depth=profile.depth, workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet) if wanted else Summary(0, 0)
     store, told = AnnotationStore(out/"annotations"), {}
     mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
-    if args.coco: told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {os.path.relpath(args.coco)}"
-    if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")): told["look at first"] = os.path.relpath(sheet)
+    if args.coco: told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {place_of(args.coco)}"
+    if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")): told["look at first"] = place_of(sheet)
+    nobody = faceless(wanted, out)
+    for line in nobody: _say(f"fas_annotate: {line}")
     failures = done.failures + mended.failures
-    if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, folder=str(out), **told), indent=1))
+    if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, left_out=scan.left_out(), no_face=nobody, folder=str(out), **told), indent=1))
     else:
-        print(f"{len(wanted)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {os.path.relpath(out)}")
+        print(f"{len(wanted)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {place_of(out)}")
         for what, number in done.again: print(f"made again because of another {what}: {number}")
         if done.given_not_used: print(f"the given face could not be used in {done.given_not_used} frames, the detector was")
         if args.corrections: print(f"{mended.done} region maps corrected, {mended.skipped} as they were, {len(mended.failures)} do not fit")
         for what, where in told.items(): print(f"{what}: {where}")
+        if out.resolve() != Path(read).resolve(): print(f"no run reads these: runs of profile {profile.name} read {place_of(read)}, which is filled without --out")
         for item, reason in failures: print(f"  {item}: {reason}")
     return 1 if failures else 0
 
@@ -239,7 +248,7 @@ def _run_parser():
 
 def _run(args):
     from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, rank, read_result
-    from fas_nb.reports import open_session, project_root
+    from fas_nb.reports import open_session, place_of, project_root
     _take_checkpoint(args)
     runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
     if args.list or args.show is not None:
@@ -258,9 +267,13 @@ def _run(args):
                    workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
     session = open_session(args.profile, {args.protocol: (args.variant,)}, **options)
     if rank(): return 1 if session.failures else 0          # the first process tells
+    for line in session.data.notes: _say(f"fas_run: {line}")
     rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed, **read_result(c.spec, runs_dir))
             for c in session.cells if c.spec.key() not in {f.item.key() for f in session.failures}]
     _print_runs(rows, args.json)
+    if rows and not args.json:
+        for r in rows: print(f"model: {place_of(runs_dir/r['key']/'model.safetensors')}")
+        print(f"judge a picture: fas_predict photo.jpg --model {place_of(runs_dir/rows[0]['key'][:12])}")
     for f in session.failures: _say(f"fas_run: {f.item.fold.name}: {f.reason}; trace in {failure_log(f.item, runs_dir)}")
     return 1 if session.failures else 0
 
@@ -304,14 +317,14 @@ def _verify(args):
 def _reproduce(args):
     if args.verify: return _verify(args)
     _take_checkpoint(args)
-    from fas_nb.reports import reproduce
+    from fas_nb.reports import place_of, reproduce
     if not (tables := _numbers(args.tables, "--tables")): raise InputError("--tables names no table; give numbers separated by commas, e.g. 1,3", 2)
     index, failed = reproduce(tables, args.profile, args.data_root, args.runs_dir, args.root, args.seeds, _overrides(args),
                               args.workers, _scheduler(args), not args.quiet, _say, args.faces)
     if args.json: print(json.dumps(dict(index=str(index), failed=failed), indent=1))
     else:
         for line in failed: _say(f"failed: {line}")
-        print(f"open {os.path.relpath(index)}")
+        print(f"open {place_of(index)}")
     return 1 if failed else 0
 
 fas_reproduce = _command(_reproduce_parser, _reproduce)
@@ -324,7 +337,7 @@ def _predict_parser():
                 "fas_predict photo.jpg clip.mp4 --model runs/KEY/model.safetensors --overlay out")
     p.add_argument("sources", nargs="*", metavar="FILE", help="pictures, videos, or folders that hold some")
     p.add_argument("--camera", metavar="N", help="a camera instead: its number (0 is the first) or the address of a stream")
-    p.add_argument("--model", required=True, help="weights of a run, runs/KEY/model.safetensors, or a file of fas_export")
+    p.add_argument("--model", required=True, help="a run, by the first digits of its key (runs/KEY), its model.safetensors, or a file of fas_export")
     p.add_argument("--runtime", default="auto", choices=("auto", "torch", "openvino", "onnxruntime"), help="what computes the maps (auto: the fastest that is installed, where it pays)")
     p.add_argument("--threshold", type=float, help="attack when the score is higher (that of the weights)")
     p.add_argument("--frames", type=int, default=10, help="evenly spaced frames of a video, frames of a camera (10)")
@@ -349,12 +362,14 @@ def _predict(args):
     notes = [w for r in rows for w in r.get("warnings", ())] if not args.json else []
     if args.camera is None and (others := passed_over(args.sources)): notes.append(f"passed over, no picture or video by its name: {others}")
     for warning in dict.fromkeys(notes): _say(f"fas_predict: {warning}")
+    if not args.json and any("overlay" in r for r in rows): print(f"overlays: {args.overlay}")
     return 1 if any("error" in r or "overlay_error" in r for r in rows) else 0
 
 def _predictor(args, sources):
     "The detector, converted for a faster runtime where that pays."
     from fas_nb.dccdn import installed_runtimes
-    from fas_nb.decision import VIDEOS, load_model
+    from fas_nb.decision import VIDEOS, load_model, run_file
+    args.model = str(run_file(args.model))
     pictures = sum(args.frames if args.camera is not None or s.suffix.lower() in VIDEOS else 1 for s in sources)
     many = args.runtime == "auto" and pictures >= MANY and args.model.endswith(".safetensors")
     return load_model(args.model, runtime=next(iter(installed_runtimes(convert=True)), "auto") if many else args.runtime)
@@ -412,7 +427,7 @@ fas_predict = _command(_predict_parser, _predict)
 def _export_parser():
     p = _parser("fas_export", "Write a network as ONNX or OpenVINO, fused for fast inference, and check on random and real pictures that both give the same maps.",
                 "fas_export runs/KEY/model.safetensors model.onnx")
-    p.add_argument("model", help="weights of a run: runs/KEY/model.safetensors")
+    p.add_argument("model", help="a run, by the first digits of its key (runs/KEY), or its model.safetensors")
     p.add_argument("out", help="file to write, .onnx, or .xml (OpenVINO, with a .bin beside it)")
     p.add_argument("--size", type=int, help="side of the input, pixels (that of the weights)")
     p.add_argument("--score", action="store_true", help="a graph that takes the plain face crop and its landmarks and gives the score (.onnx); the file's `recipe` says how to crop")
@@ -420,8 +435,10 @@ def _export_parser():
     return p
 
 def _export(args):
+    from fas_nb.decision import run_file
     suffix = Path(args.out).suffix
     if suffix not in (".onnx", ".xml"): raise InputError(f"{args.out}: only .onnx and .xml are written; name the file something.onnx", 2)
+    args.model = str(run_file(args.model))
     if not args.model.endswith(".safetensors"): raise InputError(f"{args.model}: only weights can be exported; give a model.safetensors", 2)
     if args.size is not None and (args.size < 24 or args.size % 8): raise InputError(f"--size {args.size}: expected a multiple of 8, 24 or more", 2)
     if args.score and suffix != ".onnx": raise InputError(f"--score writes .onnx only; name the file something.onnx instead of {args.out}", 2)

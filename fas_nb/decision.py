@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['KEY_FACTOR', 'SCORED_AT_ONCE', 'FLAGS', 'COMBINE', 'key_boxes', 'face_and_key_areas', 'Scores', 'decision_scores',
-           'scoring_crop', 'predict_maps', 'score_frames', 'Detector', 'save_model', 'load_model', 'recipe', 'describe',
-           'scorer', 'export_scorer', 'Verdict', 'predict', 'predict_picture', 'predict_sheet', 'media_files',
-           'passed_over', 'video_frames', 'camera_frames', 'predict_frames']
+           'scoring_crop', 'predict_maps', 'score_frames', 'Detector', 'save_model', 'run_file', 'load_model', 'recipe',
+           'describe', 'scorer', 'export_scorer', 'Verdict', 'predict', 'predict_picture', 'predict_sheet',
+           'media_files', 'passed_over', 'video_frames', 'camera_frames', 'predict_frames']
 
 # %% ../nbs/40_decision.ipynb #c003
-import hashlib, json, math
+import hashlib, json, math, re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -169,14 +169,31 @@ def save_model(
                  frame_size=frame_size or round(1.5*spec.scoring.size))
     dccdn.save_network(model, path, detector=json.dumps(about, sort_keys=True, allow_nan=False))
 
+def run_file(
+    path:str|Path,             # a file, a run's folder, or the first digits of its key, with or without the folder of runs before them
+    runs_dir:str|Path="runs",  # where a key alone is looked for
+) -> Path:                     # the weights of the one run that is meant; `path` itself where it names none
+    "`3f2a91`, `runs/3f2a91` and `runs/3f2a91/model.safetensors` stand for the weights of the run whose key begins so."
+    path, name = Path(path), "model.safetensors"
+    if path.is_file(): return path
+    if (path/name).is_file(): return path/name
+    folder = path.parent if path.name == name else path
+    if not re.fullmatch("[0-9a-f]{4,64}", folder.name): return path
+    place = Path(runs_dir) if folder.parent == Path() else folder.parent
+    found = sorted(place.glob(f"{folder.name}*/{name}"))
+    if len(found) == 1: return found[0]
+    if found: raise InputError(f"{len(found)} runs in {place} begin with {folder.name}; give more digits", 2)
+    raise InputError(f"no finished run in {place} begins with {folder.name}; fas_run --list shows what is there", 2)
+
 def load_model(
-    path:str|Path,            # written by `save_model`, or by `fas_export`
+    path:str|Path,            # written by `save_model`, or by `fas_export`; of a run also what `run_file` takes
     *,
     sha256:str=None,          # what the file's SHA-256 must be
     runtime:str="auto",       # `torch`, `openvino` or `onnxruntime`; `auto`: torch for weights, what is installed for exported files
 ) -> Detector:
     "Read a detector; a file that is no such thing is an `InputError`."
     from fas_nb import dccdn
+    path = run_file(path)
     if sha256 is not None and Path(path).is_file():
         if (found := hashlib.sha256(Path(path).read_bytes()).hexdigest()) != sha256: raise InputError(
             f"load_model: {path} has SHA-256 {found}, expected {sha256}; the file is damaged or another one, fetch it again")

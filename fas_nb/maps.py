@@ -7,7 +7,7 @@ __all__ = ['MIN_MEASURED', 'CROPS', 'MAPS', 'LEGEND', 'AUTOMATIC', 'FLAG_WORDS',
            'annotate_batch', 'batch_maps', 'three_channel_map', 'loss_mask', 'file_mark', 'crop_inputs', 'map_inputs',
            'region_png', 'legend_text', 'read_region_map', 'FrameStore', 'AnnotationStore', 'write_coco',
            'fallback_rate', 'Summary', 'withhold', 'import_corrections', 'contact_sheet', 'extract_frames',
-           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'crop_sensor']
+           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'faceless', 'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
 import hashlib, inspect, io, json, os, re, time, zipfile
@@ -463,16 +463,18 @@ class AnnotationStore:
     def correct(self,
         id:str,
         frame:int,
-        regions:np.ndarray,   # uint8 [H, W] of `Region`, for the crop that is annotated now
+        regions:np.ndarray,   # uint8 [H, W] of `Region`, for the crop that is annotated now; of another size: scaled, each pixel keeps a region
     ) -> bool:                # did the annotation change?
         "Take a region map that a person mended: it wins over the automatic one, also when the same crop is annotated again; the automatic map takes the correction back."
         row, automatic = self._row(self.rows(id), id, frame), self._automatic(id, frame)
-        if regions.shape != automatic.regions.shape or regions.dtype != np.uint8: raise InputError(
-            f"the region map of {id} frame {frame} has {automatic.regions.shape[1]} x {automatic.regions.shape[0]} pixels of 8 bits, "
+        if regions.ndim != 2 or regions.shape[0] != regions.shape[1] or regions.dtype != np.uint8: raise InputError(
+            f"the region map of {id} frame {frame} is a square of 8 bits, {automatic.regions.shape[0]} pixels wide, "
             f"found {' x '.join(map(str, regions.shape[::-1]))} of {regions.dtype}; mend a copy of the map in the store's folder regions")
         if unknown := set(np.unique(regions).tolist()) - set(Region): raise InputError(
             f"a region map of {id} frame {frame} holds {sorted(unknown)}; its values are those of vocab.Region: "
             f"{', '.join(f'{r.value} {r.name.lower()}' for r in Region)}")
+        if regions.shape != automatic.regions.shape:      # mended in the store of another profile
+            regions = cv2.resize(regions, automatic.regions.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         correction = self._correction(id, frame, row["source"])
         if np.array_equal(regions, automatic.regions): correction.unlink(missing_ok=True)
         else: write_atomically(correction, region_png(regions))
@@ -630,7 +632,7 @@ def import_corrections(
             if path.parent.name not in ids or not path.stem.isdigit(): raise InputError(
                 "no annotated frame has this name; keep the names of file and folder that the map has in the store's folder regions")
             taken.append(store.correct(ids[path.parent.name], int(path.stem), read_region_map(path)))
-        except (InputError, OSError) as error: failures.append((str(path), str(error)))
+        except (InputError, OSError) as error: failures.append((str(path), str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")))
     if not taken and not failures: failures.append((str(folder), "holds no PNG; copy maps from the store's folder regions, mend them, and give the copies"))
     if any(taken): store.write_manifest()
     return Summary(sum(taken), len(taken) - sum(taken), tuple(failures))
@@ -801,6 +803,17 @@ def failed_files(
     "The presentations that failed when they were tried last."
     path = Path(folder)/FAILURES
     return json.loads(path.read_text()) if path.exists() else {}
+
+def faceless(
+    presentations:Iterable[Presentation],
+    folder:str|Path,       # as for `fill_stores`
+) -> list[str]:            # at most one line
+    "A line for the user where no frame of some presentations showed a face."
+    rows = AnnotationStore(Path(folder)/"annotations").rows
+    here = [p.path for p in presentations if (frames := rows(p.id)) and all(row["landmarks"] == "fallback" for row in frames.values())]
+    if not here: return []
+    which = ", ".join(Path(p).name for p in here[:3]) + (f" and {len(here) - 3} more" if len(here) > 3 else "")
+    return [f"no face was found in {len(here)} presentation{'s' * (len(here) > 1)} ({which}): the mean face stands in, in the given box or the middle of the picture; take out what shows no face"]
 
 def _unfinished(store, frames, presentation):
     "Frames that have no annotation, or one that follows from something else than now -> what is another."

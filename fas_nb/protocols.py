@@ -210,8 +210,19 @@ def _table_splits(dataset, protocol, presentations, partial, lists):
     if missing := [p.id for p in mine if "split" not in p.attrs]: raise InputError(
         f"table own: {len(missing)} of {len(mine)} lines have no split{_first(missing)}; give the table a column split of train, dev, test")
     splits = {split: [p for p in mine if p.attrs["split"] == split] for split in ("train", "dev", "test")}
-    if not splits["dev"]: splits["train"], splits["dev"] = _without_dev(splits["train"])
+    if made := not splits["dev"]: splits["train"], splits["dev"] = _without_dev(splits["train"])
+    if not partial: _need_both_classes(splits, made)
     yield protocol, splits
+
+def _need_both_classes(splits, made):
+    "Training, threshold and error rates need bona fide presentations and attacks."
+    for split, ps in splits.items():
+        attacks = sum(p.species != BONA_FIDE for p in ps)
+        if 0 < attacks < len(ps): continue
+        held = f"{len(ps)} presentations, all of them {'attacks' if attacks else 'bona fide'}" if ps else "no presentation"
+        which = "dev (the last people of train, since no line says dev)" if made and split == "dev" else split
+        raise InputError(f"table own: {which} holds {held}; it needs both bona fide presentations and attacks: "
+                         + ("give lines the split dev, or train more people of both classes" if made and split != "test" else f"give lines of the missing class the split {split}"))
 
 # %% ../nbs/11_protocols.ipynb #c015
 # protocol -> (species that are unknown until the test, species in neither)

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'FLAGS', 'TEXTS', 'PLACES', 'BANNERS', 'MARKS', 'LEARNT', 'SEGMENTERS', 'LANDMARKS', 'DEPTHS', 'PRICES',
-           'project_root', 'shared_folder', 'read_parameters', 'ParameterGuard', 'place', 'check_place', 'own_kernel',
-           'run_notebook', 'Session', 'split_words', 'open_session', 'repeat', 'Entry', 'entry', 'published',
-           'columns_of', 'our_row', 'rate_cell', 'interval_cell', 'verdict', 'differs_from_paper', 'deviation_block',
-           'row_name', 'table_blocks', 'spread_block', 'change_block', 'empty_block', 'detail_block', 'not_learnt',
-           'notice', 'made_by', 'unread', 'code_block', 'page', 'write_page', 'picture', 'table_figure', 'run_name',
-           'protocol_file', 'build_table', 'reproduce', 'build_index', 'made_tables', 'statement', 'core_pace',
-           'frame_seconds', 'drawn_seconds', 'disk_block', 'time_rows', 'time_block', 'memory_block', 'build_real_data',
-           'store_hash', 'report_facts', 'verify_numbers', 'verify_keys', 'verify', 'open_table', 'detail_frame',
-           'table_frames']
+           'project_root', 'place_of', 'shared_folder', 'read_parameters', 'ParameterGuard', 'place', 'check_place',
+           'own_kernel', 'run_notebook', 'Session', 'split_words', 'open_session', 'repeat', 'Entry', 'entry',
+           'published', 'columns_of', 'our_row', 'rate_cell', 'interval_cell', 'verdict', 'differs_from_paper',
+           'deviation_block', 'row_name', 'table_blocks', 'spread_block', 'change_block', 'empty_block', 'detail_block',
+           'not_learnt', 'notice', 'made_by', 'unread', 'code_block', 'page', 'write_page', 'picture', 'table_figure',
+           'run_name', 'protocol_file', 'build_table', 'reproduce', 'build_index', 'made_tables', 'statement',
+           'core_pace', 'frame_seconds', 'drawn_seconds', 'disk_block', 'time_rows', 'time_block', 'memory_block',
+           'build_real_data', 'store_hash', 'report_facts', 'verify_numbers', 'verify_keys', 'verify', 'open_table',
+           'detail_frame', 'table_frames']
 
 # %% ../nbs/51_reports.ipynb #c003
 import base64, hashlib, html.parser, io, json, math, os, re, shlex, sys, sysconfig, tempfile, time
@@ -37,14 +37,19 @@ from .vocab import InputError, Rate
 
 # %% ../nbs/51_reports.ipynb #c005
 def project_root(
-    root:str="",   # given by the caller; empty: look for it
+    root:str="",   # given by the caller
 ) -> Path:
-    "The folder that holds `data`, `runs` and `reports`."
+    "The folder that holds `data`, `runs` and `reports`: the checkout in which the caller works, else the working folder."
     if root: return Path(root)
     here = Path.cwd()
-    for folder in (here, *here.parents, PACKAGE.parent):
-        if (folder/"settings.ini").is_file() and (folder/"nbs").is_dir(): return folder
-    raise InputError(f"no project found above {here.name or here}; run inside a checkout of fas_nb, or say where results go with --root DIR", 2)
+    return next((folder for folder in (here, *here.parents) if (folder/"settings.ini").is_file() and (folder/"nbs").is_dir()), here)
+
+def place_of(
+    path:str|Path,
+) -> str:
+    "A path as it is told: from the working folder where it lies inside, else whole."
+    path = Path(os.path.abspath(path))
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 def shared_folder(
     name:str,   # `reports` (templates), `published` (the paper's tables) or `bench` (measurements)
@@ -527,7 +532,8 @@ def notice(session:Session, protocols=None, variants=None):   # for a notebook: 
     "What a page says above its tables: where the data is from, and what to know of its runs."
     from IPython.display import Markdown
     warnings = not_learnt(session, protocols or {c.protocol for c in session.cells}, variants or set(VARIANTS))
-    return Markdown("\n\n".join([f"> {BANNERS[session.data.origin]}", *(f"**{w['text']}**" for w in warnings)]))
+    lines = [f"> {BANNERS[session.data.origin]}", *(f"**{w['text']}**" for w in warnings), *session.data.notes]
+    return Markdown("\n\n".join([*lines, f"Pages: `{place_of(session.out)}`; runs: `{place_of(session.runs_dir)}`."]))
 
 # %% ../nbs/51_reports.ipynb #c021
 SEGMENTERS = {"face_sam_tiny": "face_sam_tiny (SAM assembled small, 3.8 million parameters, trained on heads that this renderer made, other people: better on rendered data than on photographs)",
@@ -560,8 +566,8 @@ def made_by(
     return dict(heading="How this page was made", pairs=[(k, told[k]) for k in short], more=[(k, v) for k, v in told.items() if k not in short])
 
 def unread(session:Session) -> list[dict]:
-    "The block that lists what could not be read or made."
-    rows = [[str(i), {"text": r}] for i, r in session.data.failures] + [
+    "The block that lists what could not be read or made, and what to know of the data."
+    rows = [["data", {"text": line}] for line in session.data.notes] + [[str(i), {"text": r}] for i, r in session.data.failures] + [
         [f.item.key()[:12], {"text": f.reason + (f"; trace: {log.name}" if (log := failure_log(f.item, session.runs_dir)).exists() else "")}] for f in session.failures]
     return [dict(heading="Not read or not made", columns=["what", "reason"], rows=rows)] if rows else []
 
@@ -708,6 +714,7 @@ def reproduce(
     protocols = {p: tuple(v for v in VARIANTS if v in set(vs)) for p, vs in protocols.items()}
     say(f"1/3 data and runs: {len(protocols)} protocols of tables {', '.join(map(str, tables))}")
     session = open_session(profile, protocols, seeds, data_root, runs_dir, root, overrides, workers, scheduler, progress, faces=faces)
+    for line in session.data.notes: say(line)
     failed = [f"{i}: {r}" for i, r in session.data.failures] + [f"run {f.item.key()[:12]}: {f.reason}" for f in session.failures]
 
     common = dict(session.asked, profile=profile, overrides=json.dumps(session.asked["overrides"]), make=False)   # as given: kernels start in this folder too

@@ -21,7 +21,6 @@ from fas_nb.maps import annotate_dataset, extract_frames
 
 def album(folder):
     "Twelve photos of one face, each under its own noise."
-    import cv2
     photo = astronaut()[:256, 90:346]
     presentations = []
     for i in range(N):

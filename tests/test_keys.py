@@ -118,7 +118,7 @@ def test_verify_computes_keys_from_the_inputs_as_they_are_now(smoke, tmp_path):
     reports = tmp_path/"reports/smoke"
     wrong, different, checked = verify_keys(reports, tmp_path/"runs")
     assert (wrong, different) == ([], []) and checked >= 8
-    package = changed(tmp_path, "datasets", "{0: (0, 1, 2)}", "{0: (0, 1)}")
+    package = changed(tmp_path, "datasets", '{"p": "prints", "r": "replay"}', '{"p": "replay", "r": "replay"}')
     code = f"from fas_nb.reports import verify_keys; import json; print(json.dumps(verify_keys({str(reports)!r}, {str(tmp_path/'runs')!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(package.parent)}, cwd=tmp_path)
     lines = json.loads(done.stdout)[0]                                       # a table of code that maps names to species

@@ -142,7 +142,7 @@ def _check_parser():
                 "fas_check wmca data/wmca --protocols lists --annotations annotations --deep")
     _data_arguments(p)
     p.add_argument("--protocol", default="", help="check only what this protocol needs, e.g. LOO_glasses (all)")
-    p.add_argument("--deep", type=_share, nargs="?", const=.01, default=0, metavar="SHARE", help="also read a share of the files of each species (0.01 where no number is given)")
+    p.add_argument("--deep", type=_share, nargs="?", const=.01, default=0, metavar="SHARE", help="also read a share of the files of each species (0.01 where no number is given; of a table 100 files or more) and look for faces")
     p.add_argument("--annotations", help="folder of the face files where they lie apart from the videos")
     p.add_argument("--protocols", help="folder of the protocol lists where they lie apart from the data set")
     p.add_argument("--real", action="store_true", help="rendered data is an error")
@@ -274,6 +274,8 @@ def _run(args):
     if rows and not args.json:
         for r in rows: print(f"model: {place_of(runs_dir/r['key']/'model.safetensors')}")
         print(f"judge a picture: fas_predict photo.jpg --model {place_of(runs_dir/rows[0]['key'][:12])}")
+    for id, reason in session.data.failures[:5]: _say(f"fas_run: {id}: {reason}; it counts as an error of its class")
+    if (more := len(session.data.failures) - 5) > 0: _say(f"fas_run: and {more} more; fas_check --deep names them")
     for f in session.failures: _say(f"fas_run: {f.item.fold.name}: {f.reason}; trace in {failure_log(f.item, runs_dir)}")
     return 1 if session.failures else 0
 

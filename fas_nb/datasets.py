@@ -481,8 +481,7 @@ SPLIT_WORDS = {"train": "train", "dev": "dev", "devel": "dev", "val": "dev", "te
 # what people call them elsewhere -> what is probably meant; never taken without asking
 SPECIES_HINTS = {**dict.fromkeys(("real", "live", "genuine", "bf", "0"), "bona_fide"), **dict.fromkeys(("photo", "paper", "printed", "poster"), "prints"),
                  **dict.fromkeys(("video", "screen", "display", "tablet", "phone"), "replay"),
-                 **dict.fromkeys(("mask", "3dmask", "resinmask"), "rigidmask"), **dict.fromkeys(("siliconemask", "latexmask"), "flexiblemask"),
-                 **dict.fromkeys(("mannequin", "head"), "fakehead"), **dict.fromkeys(("attack", "spoof", "fake", "1"), "the kind of attack")}
+                 **dict.fromkeys(("mask", "3dmask", "resinmask"), "rigidmask"), **dict.fromkeys(("siliconemask", "latexmask"), "flexiblemask"), **dict.fromkeys(("mannequin", "head"), "fakehead")}
 SPLIT_HINTS = dict.fromkeys(("training", "fit"), "train") | dict.fromkeys(("validation", "valid", "tune"), "dev") | dict.fromkeys(("testing", "evaluation"), "test")
 
 class UnknownWord(ValueError):

@@ -474,7 +474,8 @@ class AnnotationStore:
             f"a region map of {id} frame {frame} holds {sorted(unknown)}; its values are those of vocab.Region: "
             f"{', '.join(f'{r.value} {r.name.lower()}' for r in Region)}")
         if regions.shape != automatic.regions.shape:      # mended in the store of another profile
-            regions = cv2.resize(regions, automatic.regions.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            from PIL import Image
+            regions = np.asarray(Image.fromarray(regions).resize(automatic.regions.shape[::-1], Image.Resampling.NEAREST))
         correction = self._correction(id, frame, row["source"])
         if np.array_equal(regions, automatic.regions): correction.unlink(missing_ok=True)
         else: write_atomically(correction, region_png(regions))
@@ -673,7 +674,7 @@ def contact_sheet(
 
 def _run(fn, todo, total, why, desc, **how):
     "Work on presentations; `why`: for each of them what is another than before."
-    def failed(results): return tuple((r.item.path, r.reason) for r in results if isinstance(r, Failure))
+    def failed(results): return tuple((r.item.path, r.reason.replace(f"{r.item.path}: ", "", 1)) for r in results if isinstance(r, Failure))
     try: results = run_parallel(fn, todo, desc=desc, **how)
     except KeyboardInterrupt as stop:
         stop.failures = failed(getattr(stop, "results", ()))

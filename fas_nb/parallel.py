@@ -22,11 +22,12 @@ from .vocab import InputError
 class Failure:
     "A unit of work that did not succeed."
     item:object   # what was given
-    reason:str    # type and message of the error
+    reason:str    # message of the error, and its type where it is not an `InputError`
 
 def _attempt(fn, item):
     "The one place where any error becomes a record: a batch must outlive the worst of its files."
     try: return fn(item)
+    except InputError as error: return Failure(item, str(error))      # says itself what is wrong
     except Exception as error: return Failure(item, f"{type(error).__name__}: {error}")
 
 # %% ../nbs/02_parallel.ipynb #c007

@@ -222,7 +222,8 @@ def _need_both_classes(splits, made):
         held = f"{len(ps)} presentations, all of them {'attacks' if attacks else 'bona fide'}" if ps else "no presentation"
         which = "dev (the last people of train, since no line says dev)" if made and split == "dev" else split
         raise InputError(f"table own: {which} holds {held}; it needs both bona fide presentations and attacks: "
-                         + ("give lines the split dev, or train more people of both classes" if made and split != "test" else f"give lines of the missing class the split {split}"))
+                         + ("give lines the split dev, or train more people of both classes" if made and split != "test" else
+                            f"give lines of {'the missing class' if ps else 'both classes'} the split {split}"))
 
 # %% ../nbs/11_protocols.ipynb #c015
 # protocol -> (species that are unknown until the test, species in neither)

@@ -46,12 +46,12 @@ def test_check_reports_a_missing_folder(tmp_path):
     done = call("fas_check", "oulu_npu", "nowhere", "--quiet", cwd=tmp_path)
     assert done.returncode == 1 and "nowhere" in done.stdout and "Traceback" not in done.stderr
 
-def test_outside_a_checkout_without_root(tmp_path):
-    "Installed without a checkout, the caller says where results go."
-    code = ("import os, sys; os.chdir(sys.argv[1]); import fas_nb.reports as r; r.PACKAGE = r.Path(sys.argv[1])/'site/fas_nb'\n"
-            "from fas_nb.vocab import InputError\ntry: r.project_root()\nexcept InputError as e: print(e.code, e)")
-    done = call("python", "-c", code, tmp_path)
-    assert done.stdout.startswith("2 ") and "--root" in done.stdout
+def test_results_go_where_the_user_works(tmp_path):
+    "The working folder; inside a checkout its root; never the folder that the package happens to lie in."
+    code = "import os, sys; os.chdir(sys.argv[1]); import fas_nb.reports as r; print(r.project_root())"
+    (tmp_path/"checkout/nbs/deep").mkdir(parents=True); (tmp_path/"checkout/settings.ini").touch()
+    for folder, expected in (("checkout/nbs/deep", "checkout"), (".", ".")):
+        assert Path(call("python", "-c", code, tmp_path/folder).stdout.strip()) == tmp_path/expected
 
 def test_predict_on_everything(smoke, tmp_path):
     "A picture, a video, a folder with a broken file, a stream in place of a camera: one row each, a sheet of maps for each verdict, and the bad file named."

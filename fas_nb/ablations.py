@@ -913,7 +913,7 @@ def known_failures(
     "The runs that failed when they were made last."
     missing = {c.spec.key(): c.spec for c in cells if not is_made(c.spec, runs_dir)}
     last = lambda log: log.read_text().strip().splitlines()[-1].partition(": ")
-    return [Failure(s, f"{name.split('.')[-1]}: {what}") for s in missing.values() for log in [failure_log(s, runs_dir)] if log.exists()
+    return [Failure(s, what if name.endswith("InputError") else f"{name.split('.')[-1]}: {what}") for s in missing.values() for log in [failure_log(s, runs_dir)] if log.exists()
             for name, _, what in [last(log)]]
 
 def _left(runs_dir, ending): return [p for folder in (Path(runs_dir), Path(runs_dir)/"networks") for p in sorted(folder.glob(f"*.{ending}"))]
@@ -940,7 +940,7 @@ def make_runs(
     if "RANK" in os.environ:   # one of the processes that share each run: an error must end them all, for the others would wait for ever
         for spec in missing:
             try: _run_unit(spec, data, str(runs_dir))
-            except Exception as error: raise InputError(f"run {spec.key()[:12]} failed ({type(error).__name__}: {error}); its trace is in {failure_log(spec, runs_dir)}; "
+            except Exception as error: raise InputError(f"run {spec.key()[:12]} failed ({error if isinstance(error, InputError) else f'{type(error).__name__}: {error}'}); its trace is in {failure_log(spec, runs_dir)}; "
                                                         "start the same command again to go on") from error
         return []
     try: done = run_parallel(partial(_run_unit, data=data, runs_dir=str(runs_dir)), missing, workers, scheduler,

@@ -39,6 +39,7 @@ def _command(parser, work):
     "A console command: parse, work, and turn a user's mistake into one line and an exit code."
     def command(argv=None) -> int:
         args = parser().parse_args(argv)
+        args.argv = sys.argv[1:] if argv is None else list(argv)
         _prepare(parser().prog)
         try: return work(args) or 0
         except InputError as error:
@@ -243,12 +244,35 @@ def _run_parser():
     p.add_argument("--protocol", default="oulu_npu/1", help="dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
     p.add_argument("--variant", default="ours", help="ours, living_only, attack_only, no_background, binary, no_mcrea, or one of Table 6 (ours)")
     p.add_argument("--json", action="store_true", help="print JSON")
+    p.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs of this machine that share each run; on several machines start fas_run with torchrun (1)")
     _profile_options(p); _work_options(p)
     return p
+
+def _together(args):
+    "The same command in one process for each device; where one fails, one line says why."
+    import logging, tempfile
+    from uuid import uuid4
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)   # its own account of a failure
+    with tempfile.TemporaryDirectory() as folder:
+        kept = DefaultLogsSpecs(log_dir=folder, redirects={r: Std.ERR for r in range(1, args.devices)})   # the first process says what all would say
+        config = LaunchConfig(1, 1, args.devices, run_id=uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=kept)
+        try: elastic_launch(config, sys.executable)("-c", "import sys; from fas_nb.cli import fas_run; sys.exit(fas_run())", *args.argv)
+        except ChildFailedError as error:
+            code = error.failures[0].exitcode if 0 in error.failures else -1
+            if code > 0: return code
+            lines = "".join(p.read_text(errors="replace") for p in sorted(Path(folder).rglob("stderr.log"))).strip().splitlines()
+            _say(next((line for line in lines if line.startswith("fas_run: ")), f"fas_run: a process ended: {lines[-1] if lines else error.get_first_failure()[1].message}"))
+            return 1
+    return 0
 
 def _run(args):
     from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, rank, read_result
     from fas_nb.reports import open_session, place_of, project_root
+    if args.devices < 1: raise InputError(f"--devices {args.devices}: give 1 or more", 2)
+    if args.devices > 1 and "RANK" not in os.environ: return _together(args)
     _take_checkpoint(args)
     runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
     if args.list or args.show is not None:

@@ -885,7 +885,7 @@ def build_real_data(session:Session) -> Path:
          f"{small[3]} of annotation on one core; {small[9]} on one core without a GPU. A quicker look is one seed and few epochs: add --seeds 0 --set "
          "training.epochs=5.", "fas_reproduce --tables 3 --profile small --data-root DIR"),
         ("Make the tables at the paper's size. Runs are independent: add workers, a Dask scheduler or a SLURM file, or let the GPUs of a machine share each run "
-         "(torchrun --nproc_per_node 8 $(which fas_run) …); whatever is finished is kept if it stops.",
+         "(fas_run --devices 8 …); whatever is finished is kept if it stops.",
          "fas_reproduce --tables 1,2,3,4,5 --profile paper --data-root DIR --scheduler tcp://host:8786"),
         ("Read reports/paper/index.html: published and reproduced stand side by side. Check later that nothing changed. Pages show no face unless --faces is "
          "given.", "fas_reproduce --verify reports/paper")]

@@ -130,11 +130,14 @@ def test_several_processes_share_one_run(smoke, tmp_path):
     assert 0 < row["waiting"] < 1 and row["dead"] == []
     assert row["provenance"]["processes"] == 2 and list(finished(tmp_path)) == [row["key"]] and not list((tmp_path/"runs").rglob("*.partial"))
     assert json.loads((tmp_path/"runs"/row["key"]/"log.jsonl").read_text().splitlines()[-1])["step"] == 12
+    shutil.copytree(tmp_path/"runs/stores", tmp_path/"alone/stores")
     alone = call("fas_run", *options, "--runs-dir", tmp_path/"alone", "--workers", "1", cwd=ROOT)     # one process: the same key, the same network, the same scores
     (other,) = json.loads(alone.stdout)
     assert (other["key"], other["provenance"]["network"]) == (row["key"], row["provenance"]["network"])
     shared, single = (pd.read_parquet(folder/row["key"]/"scores.parquet") for folder in (tmp_path/"runs", tmp_path/"alone"))
     assert (shared.presentation == single.presentation).all() and np.allclose(shared.score, single.score, atol=2e-3)
+    failed = call("fas_run", "--devices", "2", *options, "--set", "training.batch=13", "--set", "training.micro=0", cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
+    assert failed.returncode == 1 and len(failed.stderr.strip().splitlines()) == 1 and "cannot be shared by 2 processes" in failed.stderr, failed.stderr
 
 def test_runs_are_listed_shown_and_collected(smoke, tmp_path):
     shutil.copytree(smoke/"runs", tmp_path/"runs", ignore=lambda folder, names: [n for n in names if n == "stores"])

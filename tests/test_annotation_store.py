@@ -27,7 +27,7 @@ def album(folder):
         path = Path(folder)/f"{i}.png"
         if not path.exists():
             noise = np.random.default_rng(i).normal(0, 6, photo.shape)
-            cv2.imwrite(str(path), (photo + noise).clip(0, 255).astype(np.uint8)[..., ::-1])
+            Image.fromarray((photo + noise).clip(0, 255).astype(np.uint8)).save(path)
         presentations.append(Presentation(f"photos/{i}", "photos", str(i), "", "", ("bona_fide", "prints", "glasses")[i % 3], str(path)))
     return presentations
 

@@ -453,7 +453,8 @@ def _protocols(see):
         except InputError as error: failed[protocol] = str(error)
     own = see.name == "table"
     if failed: yield Finding(f"protocol {', '.join(failed)} cannot be made{'' if own else ' as published'}",
-                             "both classes in train, dev and test" if own else "every listed file, agreeing lists", next(iter(failed.values())))
+                             "both classes in train, dev and test" if own else "every listed file, agreeing lists", next(iter(failed.values())),
+                             severity="warning" if own and not see.protocol else "")      # a table may be there to be annotated only
 
 # %% ../nbs/13_check.ipynb #c019
 @dataclass(frozen=True, slots=True)

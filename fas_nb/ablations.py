@@ -55,6 +55,7 @@ class Profile:
     annotations:str = ""     # folder of the files that say where the face is, as `apart` reads it; empty: the detector alone
     lists:str = ""           # folder of protocol lists, likewise; empty: those that lie with the data sets
     partial:bool = False     # go on when listed presentations are not on disk?
+    train_faceless:bool = True   # train on presentations in which no face was found, with the mean face in the given box or the middle?
 
 PROFILES = {p.name: p for p in (
     Profile("smoke", "smoke", 96, ModelOptions(width=4), TrainingOptions(size=24, steps=40, batch=12, lr=1.6e-2, schedule="one_cycle", leak=.1),
@@ -69,7 +70,7 @@ PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it 
     "landmarks": (("3ddfa_v2",), "Points prompt for SAM: dense face alignment (Guo et al. 2020)"),
     "depth": (("3ddfa_v2",), "Depth in three-channel map: the sensor's on WMCA, elsewhere dense face alignment (Guo et al. 2020)"),
     "segmenter": (("sam_vit_h", "sam_vit_l", "sam_vit_b"), "Segment Anything (which of its three weights is not said)"),
-    "partial": ((False,), "Datasets and Metrics: whole data sets"),
+    "partial": ((False,), "Datasets and Metrics: whole data sets"), "train_faceless": ((True,), "Datasets and Metrics: whole data sets"),
     "model.network": (("dccdn",), "Base model"), "model.width": ((64,), "Base model: DC-CDN as published"), "model.theta": ((.7,), "Hyper-parameters"),
     "training.size": ((256,), "Base model: DC-CDN as published"), "training.epochs": ((500,), "Hyper-parameters"), "training.steps": ((0,), "Hyper-parameters: epochs"),
     "training.batch": ((160,), "Hyper-parameters"), "training.micro": ((20,), "Hyper-parameters: 160 on 8 GPUs"), "training.lr": ((2e-3,), "Hyper-parameters"), "training.schedule": (("halving",), "Hyper-parameters: halves every 200 epochs"),
@@ -211,12 +212,14 @@ class Data:
     fingerprints:dict[str, str] = field(default_factory=dict)   # data set -> `fingerprint`
     outdated:dict[str, tuple] = field(default_factory=dict)     # presentation id -> what is another than when it was annotated; filled by `prepare(fill=False)`
     notes:tuple[str, ...] = ()             # what a user has to know of the data before a run: lines left out, presentations without a face
+    untrained:frozenset[str] = frozenset() # ids that no training sees, for want of a face
 
     def folds(self, protocol:str) -> list[Fold]:
         "The folds of `dataset/protocol`."
         dataset, _, name = protocol.partition("/")
         needed = protocol_datasets(protocol)
-        return folds(dataset, name, [p for p in self.presentations.values() if p.dataset in needed], self.partial, self.lists.get(dataset))
+        found = folds(dataset, name, [p for p in self.presentations.values() if p.dataset in needed], self.partial, self.lists.get(dataset))
+        return [replace(fold, train=tuple(i for i in fold.train if i not in self.untrained)) for fold in found] if self.untrained else found
 
     def readable(self, ids) -> list[str]:
         "Those of the presentations that could be read and annotated; the others count as errors of their class."
@@ -267,7 +270,7 @@ def prepare(
     fill:bool=True,          # crop and annotate? Otherwise what is outdated is named in `Data.outdated`
 ) -> Data:
     "Render what may be rendered, open the data sets, crop and annotate every presentation that the protocols use."
-    from fas_nb.maps import failed_files, faceless, fill_stores, outdated
+    from fas_nb.maps import failed_files, faceless, fill_stores, outdated, without_face
     common = dict(workers=workers, scheduler=scheduler, progress=progress)
     data, given, roots = _opened(profile, protocols, Path(data_root), runs_dir, profile.render if render else "", common)
     every = [fold for p in protocols for fold in data.folds(p)]
@@ -275,6 +278,7 @@ def prepare(
         from fas_nb.synthetic import check_heads_apart
         for fold in every: check_heads_apart({s: [data.presentations[i] for i in getattr(fold, s)] for s in SPLITS})
     used, failures, stale, notes = {i for fold in every for s in SPLITS for i in getattr(fold, s)}, [], {}, list(data.notes)
+    nobody = set()
     for dataset, folder in data.stores.items():
         todo = [p for p in data.presentations.values() if p.dataset == dataset and p.id in used]
         id_of = {p.path: p.id for p in todo}
@@ -283,8 +287,9 @@ def prepare(
         else: failed = failed_files(folder)
         failures += [(id_of[path], reason) for path, reason in failed.items() if path in id_of]
         if not fill: stale |= outdated([p for p in todo if p.path not in failed], folder, given[dataset])
-        notes += faceless(todo, folder)
-    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes))
+        nobody |= {p.id for p in without_face(todo, folder)}
+        notes += faceless(todo, folder, profile.train_faceless)
+    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes), untrained=frozenset() if profile.train_faceless else frozenset(nobody))
 
 def _opened(profile, protocols, data_root, runs_dir, render, common):
     "The data sets that some protocols need, the folders of their face files, and where they lie."

@@ -17,6 +17,8 @@ from .vocab import InputError
 def _parser(name, does, example):
     return argparse.ArgumentParser(name, description=does, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
 
+def _count(n, one): return f"{n} {one}{'s'*(n != 1)}"
+
 def _say(text): print(text, file=sys.stderr, flush=True)
 
 def _prepare(prog):
@@ -221,13 +223,14 @@ def _annotate(args):
     failures = done.failures + mended.failures
     if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, left_out=scan.left_out(), no_face=nobody, folder=str(out), **told), indent=1))
     else:
-        print(f"{len(wanted)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {place_of(out)}")
+        print(f"{_count(len(wanted), 'presentation')}: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {place_of(out)}")
         for what, number in done.again: print(f"made again because of another {what}: {number}")
-        if done.given_not_used: print(f"the given face could not be used in {done.given_not_used} frames, the detector was")
-        if args.corrections: print(f"{mended.done} region maps corrected, {mended.skipped} as they were, {len(mended.failures)} do not fit")
+        if done.given_not_used: print(f"the given face could not be used in {_count(done.given_not_used, 'frame')}, the detector was")
+        if args.corrections: print(f"{_count(mended.done, 'region map')} corrected, {mended.skipped} as before, {len(mended.failures)} that did not fit")
         for what, where in told.items(): print(f"{what}: {where}")
         if out.resolve() != Path(read).resolve(): print(f"no run reads these: runs of profile {profile.name} read {place_of(read)}, which is filled without --out")
         for item, reason in failures: print(f"  {item}: {reason}")
+        if failures: print(f"exit code 1, because of {_count(len(failures), 'file')} above; everything else was done and is kept")
     return 1 if failures else 0
 
 fas_annotate = _command(_annotate_parser, _annotate)
@@ -313,7 +316,7 @@ def _print_runs(rows, as_json):
         told = _per_cent(r["frame"][metric], r["frame"]["interval"].get(metric))
         print(f"{r['key'][:12]}  {r['protocol']:<28} {r['fold']:<16} {r['variant']:<14} seed {r['seed']}  AUC train {number(r['auc']['train'])} dev {number(r['auc']['dev'])}  "
               f"{metric} {told}{' syn' if r['origin'] == 'rendered' else ''}, {r['presentations']['test']} presentations")
-    print(f"{len(rows)} runs; in brackets 95 %: what other people and instruments in the test set would change"*bool(rows) or "0 runs")
+    print(f"{_count(len(rows), 'run')}; in brackets 95 %: what other people and instruments in the test set would change"*bool(rows) or "0 runs")
 
 def _per_cent(x, interval=None):
     "A rate, never without its interval where there is one."
@@ -422,7 +425,8 @@ def _verdicts(args, sources, model):
         row = dict(file=str(source), **verdict.plain())
         if args.overlay:
             try: row["overlay"] = _overlay(args, source, shown, verdict, names)
-            except (OSError, ValueError) as error: row["overlay_error"] = str(error)
+            except OSError as error: row["overlay_error"] = _trouble(error)
+            except ValueError as error: row["overlay_error"] = str(error)
         yield row
 
 def _shortened(text, source):

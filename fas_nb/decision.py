@@ -178,7 +178,9 @@ def run_file(
     if path.is_file(): return path
     if (path/name).is_file(): return path/name
     folder = path.parent if path.name == name else path
-    if not re.fullmatch("[0-9a-f]{4,64}", folder.name): return path
+    if not re.fullmatch("[0-9a-f]{4,64}", folder.name):
+        if path.exists(): return path
+        raise InputError(f"there is no model {path}; give the first digits of a run's key (fas_run --list shows runs), its folder, weights, or a file of fas_export", 2)
     place = Path(runs_dir) if folder.parent == Path() else folder.parent
     found = sorted(place.glob(f"{folder.name}*/{name}"))
     if len(found) == 1: return found[0]

@@ -7,7 +7,7 @@ __all__ = ['MIN_MEASURED', 'CROPS', 'MAPS', 'LEGEND', 'AUTOMATIC', 'FLAG_WORDS',
            'annotate_batch', 'batch_maps', 'three_channel_map', 'loss_mask', 'file_mark', 'crop_inputs', 'map_inputs',
            'region_png', 'legend_text', 'read_region_map', 'FrameStore', 'AnnotationStore', 'write_coco',
            'fallback_rate', 'Summary', 'withhold', 'import_corrections', 'contact_sheet', 'extract_frames',
-           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'faceless', 'crop_sensor']
+           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'without_face', 'faceless', 'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
 import hashlib, inspect, io, json, os, re, time, zipfile
@@ -805,16 +805,26 @@ def failed_files(
     path = Path(folder)/FAILURES
     return json.loads(path.read_text()) if path.exists() else {}
 
+def without_face(
+    presentations:Iterable[Presentation],
+    folder:str|Path,       # as for `fill_stores`
+) -> list[Presentation]:
+    "Those in which no frame showed a face."
+    rows = AnnotationStore(Path(folder)/"annotations").rows
+    return [p for p in presentations if (frames := rows(p.id)) and all(row["landmarks"] == "fallback" for row in frames.values())]
+
 def faceless(
     presentations:Iterable[Presentation],
     folder:str|Path,       # as for `fill_stores`
+    trained:bool=True,     # do they train?
 ) -> list[str]:            # at most one line
     "A line for the user where no frame of some presentations showed a face."
-    rows = AnnotationStore(Path(folder)/"annotations").rows
-    here = [p.path for p in presentations if (frames := rows(p.id)) and all(row["landmarks"] == "fallback" for row in frames.values())]
+    here = without_face(presentations, folder)
     if not here: return []
-    which = ", ".join(Path(p).name for p in here[:3]) + (f" and {len(here) - 3} more" if len(here) > 3 else "")
-    return [f"no face was found in {len(here)} presentation{'s' * (len(here) > 1)} ({which}): the mean face stands in, in the given box or the middle of the picture; take out what shows no face"]
+    which = ", ".join(Path(p.path).name for p in here[:3]) + (f" and {len(here) - 3} more" if len(here) > 3 else "")
+    what = ("the mean face stands in, in the given box or the middle of the picture; take out what shows no face, or let it train nothing: "
+            "--set train_faceless=false" if trained else "they train nothing; in dev and test they are scored with the mean face in the given box or the middle")
+    return [f"no face was found in {len(here)} presentation{'s' * (len(here) > 1)} ({which}): {what}"]
 
 def _unfinished(store, frames, presentation):
     "Frames that have no annotation, or one that follows from something else than now -> what is another."

@@ -82,13 +82,17 @@ def annotation_loss(
     """The loss of Eq. 3, taken on the grid of the head: give `model(x, grid=True)`.
 
     Maps in full resolution (`model(x)`) are another loss: neighbouring pixels hardly differ, and the contrast term all but vanishes; `dilation=8` takes contrasts at the same distance on the face.
-    A training step (images are 0-255, see `collate`):
+    A training step; pictures are crops around faces of one size, a multiple of 8, here a portrait twice:
 
     >>> import torch
+    >>> from skimage.data import astronaut
     >>> from fas_nb.dccdn import DCCDN, normalise
-    >>> model, images, maps = DCCDN(width=8), torch.rand(2, 3, 64, 64)*255, torch.rand(2, 3, 64, 64)
+    >>> from fas_nb.maps import annotate_batch
+    >>> images, model = [astronaut()[:256, 96:352]]*2, DCCDN(width=8)
+    >>> batch = collate(images, annotate_batch(images, ["bona_fide"]*2, segmenter="polygon"))
     >>> optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    >>> loss = annotation_loss(model(normalise(images), grid=True), maps)
+    >>> optimizer.zero_grad()
+    >>> loss = annotation_loss(model(normalise(batch.images), grid=True), batch.maps)
     >>> loss.backward()
     >>> optimizer.step()
     """
@@ -169,12 +173,16 @@ def augmented_batch(
 
 # %% ../nbs/32_training.ipynb #c040
 def collate(
-    images,                  # n arrays uint8 [H, W, 3] RGB of one size, multiples of 8
+    images,                  # n arrays uint8 [H, W, 3] RGB of one size; the network takes multiples of 8
     annotations,             # n `Annotation` of them, as `maps.annotate_batch` gives them
     scheme:str="full",       # key of `SCHEMES`
     preset:str="skin",       # key of `CHANNEL_OF`
 ) -> Batch:
-    "The four stacks that `mcrea` and a training step take, from annotated pictures."
+    """The four stacks that `mcrea` and a training step take, from annotated pictures of one size, H and W multiples of 8.
+
+    `Batch` holds images (float32 [n, 3, H, W] RGB, 0-255), maps (float32 [n, 3, H, W]: attack, living, background), regions (uint8 [n, H, W] of `Region`) and
+    landmarks (float32 [n, 478, 3], pixels). `annotation_loss` shows a training step with it. Raises `ValueError` where sizes or numbers differ.
+    """
     images, annotations = [np.asarray(image) for image in images], list(annotations)
     if not images or len(images) != len(annotations): raise ValueError(f"collate: {len(images)} images and {len(annotations)} annotations; give at least one, and as many")
     if len(shapes := {image.shape for image in images} | {(*a.regions.shape, 3) for a in annotations}) > 1: raise ValueError(

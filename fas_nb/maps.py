@@ -650,8 +650,8 @@ def contact_sheet(
     path:str|Path,           # of the picture
     n:int=24,                # frames shown
 ) -> Path|None:           # None where every annotation was corrected: nothing deserves a look
-    """Draw the annotations that most deserve a look, least confident first, two in a row: the crop, the regions over it,
-    the maps that training sees; and below them the file to mend."""
+    """Draw the annotations that most deserve a look, least confident first, two in a row: the crop, the regions over
+    it, the maps that training sees; and below them the file to mend."""
     from matplotlib.figure import Figure
     table = store.manifest()
     table = table[~table.corrected.astype(bool)].astype(dict(confidence=float))
@@ -660,7 +660,7 @@ def contact_sheet(
     columns, wide, high = min(2, len(table)), len(_SHEET)*(_SIDE + _GAP), _ABOVE + _SIDE + _BELOW
     head = _sheet_head(table["flags"], store.folder.name, 95*columns)
     top = 12 + 16*len(head)
-    size = np.array([columns*wide + (columns - 1)*20 + 16, top + -(-len(table)//columns)*high])   # pixels, at 100 an inch
+    size = np.array([columns*wide + (columns - 1)*20 + 16, top + -(-len(table)//columns)*high])   # pixels
     figure = Figure(size/100, dpi=100)
     def write(x, y, text, **how): figure.text(x/size[0], 1 - y/size[1], text, va="top", **how)
     for i, line in enumerate(head): write(8, 8 + 16*i, line, fontsize=8.5)
@@ -694,7 +694,7 @@ def _sheet_head(flags, folder, width):
              " landmarks' outline.",
              *(f"{flag}: {FLAG_WORDS[flag]}." for flag in used),
              "Attack (red) and living (green) are brighter where they are nearer; background is blue.",
-             f"Last line of each: the file to mend, in {folder}/regions; its values and colours stand in legend.gpl there."]
+             f"Last line of each: the file to mend, in {folder}/regions; values and colours stand in legend.gpl there."]
     return [part for line in lines for part in textwrap.wrap(line, width)]
 
 def _run(fn, todo, total, why, desc, **how):

@@ -80,20 +80,23 @@ def mend(
     answer:np.ndarray,        # bool [H, W], what a segmenter says of the part now that it knows the click
     reach:float,              # pixels: nothing farther from the click changes
 ) -> np.ndarray:              # bool [H, W]
-    """A mask after a click: the connected piece around it changes, as far as the answer goes, and no farther than the click
-    lies from pixels that are right. A click just outside of a part takes in the disc that joins it to the part; one that is
-    farther away only the piece around itself. A piece that is no larger than a speck, or larger than a quarter of the part,
-    is not believed: a disc around the click stands in. Nothing changes where the mask says so already."""
+    """A mask after a click: the connected piece around it changes, as far as the answer goes, and no farther than the
+    click lies from pixels that are right. A click just outside of a part brings its border out to the click, over some
+    width; one that is farther away takes in only the piece around itself. A piece that is no larger than a speck, or
+    takes more than a quarter of the part, is not believed: a disc around the click stands in.
+    Nothing changes where the mask says so already."""
     x, y = int(point[0]), int(point[1])
     wrong = mask != bool(label)
     if not wrong[y, x]: return mask
     def disc(radius): return _disc(mask.shape, (x, y), radius) & wrong
-    depth = cv2.distanceTransform(wrong.astype(np.uint8), cv2.DIST_L2, 5)[y, x]   # beyond any picture where no pixel is right
+    away = cv2.distanceTransform(wrong.astype(np.uint8), cv2.DIST_L2, 5)   # from pixels that are right
+    depth = min(float(away[y, x]), reach)
     joins = bool(label) and depth + 1 <= reach/2
-    around = disc(min(depth + 1 if joins else .7*depth, reach/2))
+    around = disc(min(depth + 3, reach/2)) & (away <= depth) if joins else disc(min(.7*depth, reach/2))
     _, pieces = cv2.connectedComponents((disc(min(1.5*depth + 1, reach)) & (answer == bool(label))).astype(np.uint8))
     piece = pieces == (pieces[y, x] or -1)
-    if not around.sum()/2 <= piece.sum() <= max(mask.sum()/4, around.sum()): piece = around
+    taken = 0 if label else piece.sum()
+    if piece.sum() < around.sum()/2 or taken > max(mask.sum()/4, around.sum()): piece = around
     return np.where(piece | (around if joins else disc(1)), bool(label), mask)
 
 def _disc(shape, centre, radius):

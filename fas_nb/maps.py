@@ -10,7 +10,7 @@ __all__ = ['MIN_MEASURED', 'CROPS', 'MAPS', 'LEGEND', 'AUTOMATIC', 'FLAG_WORDS',
            'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'without_face', 'faceless', 'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
-import hashlib, inspect, io, json, os, re, time, zipfile
+import hashlib, inspect, io, json, os, re, textwrap, time, zipfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -641,36 +641,61 @@ def import_corrections(
 FLAG_WORDS = {"fallback": "no landmarks found, the mean face stands in", "tiny": "the face is very small", "cut": "it reaches over the border", "turned": "turned far to the side",
               "empty": "nothing is labelled living or attack", "no_sensor": "the depth sensor saw too little, the mesh's depth stands in"}
 
+_SIDE, _GAP = 112, 3     # of a picture on the sheet, and between two; pixels
+_ABOVE, _BELOW = 14, 46  # of a tile: the names of the pictures; number, flags, file and a gap
+
 def contact_sheet(
     frames:FrameStore,
     store:AnnotationStore,   # of these frames
     path:str|Path,           # of the picture
     n:int=24,                # frames shown
 ) -> Path|None:           # None where every annotation was corrected: nothing deserves a look
-    "Draw the annotations that most deserve a look, least confident first: the crop, the regions over it, and below them the file to mend."
-    import matplotlib.pyplot as plt
-    from fas_nb.show import region_picture, show_images
-    pictures, titles, table = [], [], store.manifest()
-    table = table[~table.corrected.astype(bool)].astype(dict(confidence=float)).sort_values("confidence", kind="stable", na_position="first")
-    for row in table.head(n).itertuples():
-        crops = frames.read(row.presentation)
-        image, regions = crops.images[crops.frame.tolist().index(row.frame)], store.read(row.presentation, row.frame).regions
-        pictures.append(np.hstack([image, region_picture(regions, image)]))
-        titles.append(f"{row.species} {row.confidence:.2f} {row.flags}")
-    if not pictures: return None
-    axs = show_images(pictures, titles, ncols=3, size=3.2)
-    figure = axs[0, 0].figure
-    for ax, name in zip(axs.flat, table.regions): ax.text(.5, -.02, name.removeprefix("regions/").replace("/", "/\n", 1), transform=ax.transAxes, ha="center", va="top", fontsize=5.5, family="monospace")
-    used = sorted({flag for flags in table.head(n)["flags"] for flag in flags.split(",")} & set(FLAG_WORDS))
-    lines = ["Number: confidence, 1 is sure; the segmenter's quality times agreement with the landmarks' outline.", *(f"{flag}: {FLAG_WORDS[flag]}." for flag in used),
-             f"Below: the file to mend, in {store.folder.name}/regions; its values and colours stand in legend.gpl there."]
-    height, head = figure.get_figheight(), .17*len(lines) + .1       # inches
-    figure.set_figheight(height + head)
-    figure.subplots_adjust(top=figure.subplotpars.top*height/(height + head), bottom=figure.subplotpars.bottom*height/(height + head), hspace=.5)
-    figure.text(.01, .995, "\n".join(lines), va="top", fontsize=8, linespacing=1.35)
-    try: figure.savefig(path, dpi=110)
-    finally: plt.close(figure)
+    """Draw the annotations that most deserve a look, least confident first, two in a row: the crop, the regions over
+    it, the maps that training sees; and below them the file to mend."""
+    from matplotlib.figure import Figure
+    table = store.manifest()
+    table = table[~table.corrected.astype(bool)].astype(dict(confidence=float))
+    table = table.sort_values("confidence", kind="stable", na_position="first").head(n)
+    if not len(table): return None
+    columns, wide, high = min(2, len(table)), len(_SHEET)*(_SIDE + _GAP), _ABOVE + _SIDE + _BELOW
+    head = _sheet_head(table["flags"], store.folder.name, 95*columns)
+    top = 12 + 16*len(head)
+    size = np.array([columns*wide + (columns - 1)*20 + 16, top + -(-len(table)//columns)*high])   # pixels
+    figure = Figure(size/100, dpi=100)
+    def write(x, y, text, **how): figure.text(x/size[0], 1 - y/size[1], text, va="top", **how)
+    for i, line in enumerate(head): write(8, 8 + 16*i, line, fontsize=8.5)
+    for i, row in enumerate(table.itertuples()):
+        x, y = 8 + i % columns*(wide + 20), top + i//columns*high
+        for k, (name, picture) in enumerate(_sheet_pictures(frames, store, row.presentation, row.frame).items()):
+            left = x + k*(_SIDE + _GAP)
+            write(left, y, name, fontsize=7, color="dimgray")
+            figure.figimage(picture, left, size[1] - y - _ABOVE - _SIDE)
+        write(x, y + _ABOVE + _SIDE + 3, f"{row.confidence:.2f}  {row.species}  {row.flags}", fontsize=9)
+        write(x, y + _ABOVE + _SIDE + 19, row.regions.removeprefix("regions/"), fontsize=7.5, family="monospace")
+    figure.savefig(path)
     return Path(path)
+
+_SHEET = ("photograph", "regions", *(c.name.lower() for c in Channel))
+
+def _sheet_pictures(frames, store, id, frame):
+    "What a tile shows: name -> uint8 [_SIDE, _SIDE, 3] RGB."
+    from PIL import Image
+    from fas_nb.show import maps_picture, region_picture
+    crops, annotation = frames.read(id), store.read(id, frame)
+    image, maps = crops.images[crops.frame.tolist().index(frame)], three_channel_map(annotation)
+    each = image, region_picture(annotation.regions, image), *(maps_picture(maps[[c]], (c,)) for c in Channel)
+    def scaled(picture): return np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    return {name: scaled(picture) for name, picture in zip(_SHEET, each)}
+
+def _sheet_head(flags, folder, width):
+    "What the numbers, flags and names of the sheet mean; lines of so many letters."
+    used = sorted({flag for row in flags for flag in row.split(",")} & set(FLAG_WORDS))
+    lines = ["Least confident first. Number: confidence, 1 is sure; the segmenter's quality times agreement with the"
+             " landmarks' outline.",
+             *(f"{flag}: {FLAG_WORDS[flag]}." for flag in used),
+             "Attack (red) and living (green) are brighter where they are nearer; background is blue.",
+             f"Last line of each: the file to mend, in {folder}/regions; values and colours stand in legend.gpl there."]
+    return [part for line in lines for part in textwrap.wrap(line, width)]
 
 def _run(fn, todo, total, why, desc, **how):
     "Work on presentations; `why`: for each of them what is another than before."

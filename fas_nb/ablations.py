@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'DATASETS',
-           'SPLITS', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED', 'Profile',
-           'deviations', 'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'protocol_datasets', 'Data',
-           'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell', 'data_hashes', 'make_spec',
-           'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn', 'work', 'flops_image',
-           'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost', 'spread', 'load_frames',
-           'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed',
-           'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results',
-           'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
-           'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
+           'SPLITS', 'WITH_SENSOR', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED',
+           'Profile', 'deviations', 'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash',
+           'protocol_datasets', 'Data', 'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell',
+           'data_hashes', 'make_spec', 'no_sensor', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs',
+           'images_drawn', 'work', 'flops_image', 'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost',
+           'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data',
+           'packed', 'reads_depth', 'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set',
+           'metric_hash', 'results', 'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples',
+           'failure_log', 'take_gpu', 'rank', 'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs',
+           'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, json, math, os, platform, shutil, subprocess, sys, time, traceback, warnings
@@ -27,6 +28,7 @@ import pandas as pd
 
 from .closure import closure_hash
 from .datasets import CAN_RENDER, MARKER, UNFINISHED, data_origin, find_root, scan_dataset, usable
+from .methods import METHODS, get_method, procedure_of
 from .manifest import file_hash, git_revision, machine, versions, whole_folder, write_atomically
 from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters, eer, polarity_warning, threshold_at_bpcer,
                             threshold_at_eer)
@@ -55,6 +57,9 @@ class Profile:
     annotations:str = ""     # folder of the files that say where the face is, as `apart` reads it; empty: the detector alone
     lists:str = ""           # folder of protocol lists, likewise; empty: those that lie with the data sets
     partial:bool = False     # go on when listed presentations are not on disk?
+    trunk:str = "tiny"       # of compared methods with a dense trunk: `full`, as published, or `tiny`
+    pretrained:str = "none"  # the weights that a full trunk starts from: `none`, or `imagenet`, fetched by torchvision
+    published:bool = False   # are compared methods trained as they were published? Otherwise with the profile's own length
 
 PROFILES = {p.name: p for p in (
     Profile("smoke", "smoke", 96, ModelOptions(width=4), TrainingOptions(size=24, steps=40, batch=12, lr=1.6e-2, schedule="one_cycle", leak=.1),
@@ -63,7 +68,8 @@ PROFILES = {p.name: p for p in (
             ScoringOptions(frames=1, size=24)),
     Profile("small", "small", 192, ModelOptions(width=32), TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
             ScoringOptions(frames=5, size=128), seeds=(0, 1, 2)),
-    Profile("paper", "", 320, ModelOptions(), TrainingOptions(micro=20), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2)))}
+    Profile("paper", "", 320, ModelOptions(), TrainingOptions(micro=20), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2),
+            trunk="full", published=True))}
 
 PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it does)
     "landmarks": (("3ddfa_v2",), "Points prompt for SAM: dense face alignment (Guo et al. 2020)"),
@@ -76,7 +82,7 @@ PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it 
     "training.flip": ((.5,), "Hyper-parameters: random horizontal flipping"), "training.crop": (((1.2, 1.4),), "Hyper-parameters: random cropping (how much is not said)"),
     "mcrea.gamma": ((.5,), "Hyper-parameters"), "mcrea.rho": ((1,), "Hyper-parameters (3 in the caption of Table 5)"), "mcrea.scheme": (("clip",), "Algorithm 1"),
     # what it does not have
-    **{f"training.{name}": ((off,), "not in the paper") for name, off in dict(weight_decay=0., leak=0., clip=0., ema=0., precision="float32").items()}}
+    **{f"training.{name}": ((off,), "not in the paper") for name, off in dict(weight_decay=0., leak=0., clip=0., ema=0., precision="float32", jitter=0., balanced=False).items()}}
 
 def deviations(
     profile:Profile,
@@ -126,6 +132,7 @@ class Variant:
     model:dict = field(default_factory=dict, hash=False)     # fields of `ModelOptions` that differ,
     training:dict = field(default_factory=dict, hash=False)  # of `TrainingOptions`,
     mcrea:dict = field(default_factory=dict, hash=False)     # of `MCREAOptions`
+    method:str = "ours"        # key of `METHODS`
 
 VARIANTS = {
     "living_only":   Variant("w/o attack and background channel", "living_only"),
@@ -141,7 +148,8 @@ VARIANTS = {
     "decoder":       Variant("light decoder, maps at half size", model=dict(head="decoder")),
     "full_loss":     Variant("loss at full resolution", training=dict(loss_grid="full")),
     "instrument":    Variant("whole instrument is attack", training=dict(preset="instrument")),
-    "ours":          Variant("ours")}
+    "ours":          Variant("ours"),
+    **{m.name: Variant(m.title, mcrea=dict(gamma=0.), method=m.name) for m in METHODS.values() if m.name != "ours"}}
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
@@ -180,9 +188,13 @@ TRAINS, SCORES = ("training.train",), ("decision.score_frames", "ablations.score
 _REPORTING = ("training._Book", "training._summary", "training._of_all", "training._timed", "training._stop_unless_finite",
               "training.batch_threads")   # what only saves, reports, or says how many threads work
 
-def code_hashes() -> dict[str, str]:   # fields of `RunSpec`, 16 hexadecimal digits each
-    "Hashes of the code that trains and of the code that scores."
-    return dict(code=closure_hash(TRAINS, _REPORTING), scoring_code=closure_hash(SCORES))
+def code_hashes(
+    method:str="ours",     # key of `METHODS`
+) -> dict[str, str]:       # fields of `RunSpec`, 16 hexadecimal digits each
+    "Hashes of the code that trains and of the code that scores; other methods are in neither."
+    if method == "ours": return dict(code=closure_hash(TRAINS, _REPORTING), scoring_code=closure_hash(SCORES))
+    m = get_method(method)
+    return dict(code=closure_hash((*TRAINS, m.procedure), _REPORTING), scoring_code=closure_hash((*SCORES, m.network)))
 
 def code_hash() -> str:  # 16 hexadecimal digits
     "Both in one."
@@ -342,11 +354,13 @@ class Cell:
 
 def data_hashes(
     fold:Fold, data:Data,
-) -> dict[str, str]:   # the fields of `RunSpec` that stand for data
+    depth:bool=False,      # is the depth of a sensor read?
+) -> dict[str, str]:       # the fields of `RunSpec` that stand for data
     "Hashes of what is learnt (crops and annotations of training presentations), of what is scored (crops alone) and of what is known of all of them."
     def of(ids, *stores):
         by_dataset = {d: [i for i in data.readable(ids) if i.split("/")[0] == d] for d in data.stores}
-        return hashlib.sha256("".join(store(d).hash(i) for store in stores for d, i in by_dataset.items() if i).encode()).hexdigest()
+        more = lambda store: dict(depth=True) if depth and store == data.frame_store else {}
+        return hashlib.sha256("".join(store(d).hash(i, **more(store)) for store in stores for d, i in by_dataset.items() if i).encode()).hexdigest()
     known = [(p.id, p.species, p.subject, p.attrs.get("instrument", "")) for i in sorted({*fold.train, *fold.dev, *fold.test}) for p in [data.presentations[i]]]
     return dict(annotations=of(fold.train, data.frame_store, data.annotation_store), frames=of(fold.dev + fold.test, data.frame_store),
                 labels=hashlib.sha256(json.dumps(known).encode()).hexdigest())
@@ -360,8 +374,36 @@ def make_spec(
 ) -> RunSpec:
     "The specification of one run."
     chosen = VARIANTS[variant]
+    if chosen.method != "ours": return _compared_spec(profile, fold, get_method(chosen.method), seed, hashes, permuted)
     return RunSpec(fold, chosen.scheme, replace(profile.model, **chosen.model), replace(profile.training, **chosen.training),
                    replace(profile.mcrea, **chosen.mcrea), profile.scoring, seed, permuted=permuted, **code_hashes(), **hashes)
+
+def _compared_spec(profile, fold, method, seed, hashes, permuted):
+    """A compared method in the size of a profile. Published: its own recipe. Otherwise the profile's length, and of the recipe what does not depend on it; either way what the
+    profile changes about pictures and draws serves it too."""
+    size, training = min(method.size, profile.training.size), profile.training
+    if profile.published: own = method.recipe
+    else: own = {k: v for k, v in method.recipe.items() if k in ("weight_decay", "balanced", "jitter")} | dict(lr=min(training.lr, method.lr))
+    own = own | dict(size=size, balanced=training.balanced or own.get("balanced", False), jitter=training.jitter or own.get("jitter", 0.))
+    if "batch" in own: own["micro"] = 0
+    model = replace(profile.model, **(dict(trunk=profile.trunk, pretrained=profile.pretrained) if method.trunk else {}))
+    return RunSpec(fold, "full", model, replace(training, **own), MCREAOptions(gamma=0.), replace(profile.scoring, size=size), seed, permuted=permuted,
+                   method=method.name, **code_hashes(method.name), **hashes)
+
+def no_sensor(
+    variant:str,           # key of `VARIANTS`
+    protocol:str,          # `dataset/protocol`
+    data:Data|None=None,   # opened and filled; without it only what a data set never has is told
+) -> str:                  # why there is no such cell; empty where there may be one
+    "Methods that read a sensor's depth have no run where no sensor measured; depth of a mesh is a guess from colour and never stands in."
+    if "depth" not in get_method(VARIANTS[variant].method).inputs: return ""
+    if lacking := [d for d in protocol_datasets(protocol) if d not in WITH_SENSOR]: return f"needs the depth of a sensor, which {' and '.join(lacking)} does not have"
+    if data is None: return ""
+    ids = [i for fold in data.folds(protocol) for s in SPLITS for i in data.readable(getattr(fold, s))]
+    without = next((i for i in ids if not data.frame_store(i.split("/")[0]).depth_digest(i)), None)
+    return f"needs the depth of a sensor, which {without} does not have" if without else ""
+
+WITH_SENSOR = ("wmca", "table")   # data sets that may have one
 
 def check_names(
     protocol:str,             # `dataset/protocol`
@@ -383,8 +425,10 @@ def protocol_runs(
 ) -> list[Cell]:
     "The runs of one protocol: every fold, variant and seed."
     check_names(protocol, variants)
-    return [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes))
-            for fold in data.folds(protocol) for hashes in [data_hashes(fold, data)] for v in variants for seed in seeds or profile.seeds]
+    possible = [v for v in variants if not no_sensor(v, protocol, data)]
+    deep = {v: "depth" in get_method(VARIANTS[v].method).inputs for v in possible}
+    return [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes[deep[v]])) for fold in data.folds(protocol)
+            for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible for seed in seeds or profile.seeds]
 
 def made_protocols(
     table:int,         # number of the table
@@ -523,14 +567,15 @@ def load_frames(
     ids:tuple[str, ...],  # presentation ids
     data:Data,
     labels:bool=False,    # read the annotations too?
+    depth:bool=False,     # and the depth of the sensor?
 ):                        # `Frames`, or (`Frames`, `Labels`)
     "The stored face crops of some presentations, of one or several data sets."
     parts, annotated, ids = [], [], data.readable(ids)
     for d in sorted({i.split("/")[0] for i in ids}):
-        frames = data.frame_store(d).read([i for i in ids if i.split("/")[0] == d])
+        frames = data.frame_store(d).read([i for i in ids if i.split("/")[0] == d], depth)
         parts.append(frames)
         if labels: annotated.append(data.annotation_store(d).labels(frames))
-    join = lambda cls, records: cls(*(np.concatenate([getattr(r, f.name) for r in records]) for f in fields(cls)))
+    def join(cls, records): return cls(*(np.concatenate(own) if own[0] is not None else None for f in fields(cls) for own in [[getattr(r, f.name) for r in records]]))
     return (join(Frames, parts), join(Labels, annotated)) if labels else join(Frames, parts)
 
 def permute_species(
@@ -593,17 +638,19 @@ def frame_bytes(
 def training_data(
     ids:tuple[str, ...],  # presentation ids, of one data set
     data:Data,
+    depth:bool=False,     # read the depth of the sensor too?
 ) -> tuple[Frames, Labels, np.ndarray]:  # what is there; int [m], the rows of these presentations
     "Frames and labels to learn from, in the order of ids; from files that folds, seeds and processes share where they are many."
     ids = sorted(data.readable(ids))            # whatever order a list has: it is in no key
     n = sum(len(data.frame_store(i.split("/")[0]).index(i)[0]) for i in ids)
-    if n*frame_bytes(load_frames(ids[:1], data).images.shape[1]) <= IN_MEMORY: return *load_frames(ids, data, labels=True), np.arange(n)
-    frames, labels = packed(ids[0].split("/")[0], data)
+    if n*frame_bytes(load_frames(ids[:1], data).images.shape[1]) <= IN_MEMORY: return *load_frames(ids, data, True, depth), np.arange(n)
+    frames, labels = packed(ids[0].split("/")[0], data, depth)
     return frames, labels, np.flatnonzero(np.isin(frames.presentation, ids))
 
 def packed(
     dataset:str,
     data:Data,
+    depth:bool=False,     # with the depth of the sensor
 ) -> tuple[Frames, Labels]:
     "All annotated frames of a data set as arrays on disk, made once; another content has another name, and older ones go."
     from filelock import FileLock
@@ -611,12 +658,12 @@ def packed(
     frames, annotations = data.frame_store(dataset), data.annotation_store(dataset)
     ids = sorted(i for i, p in data.presentations.items() if p.dataset == dataset and annotations.rows(i))
     ids = [i for i in data.readable(ids) if not frames.missing([i])]
-    name = hashlib.sha256(f"{frames.hash(ids)} {annotations.hash(ids)}".encode()).hexdigest()[:16]
-    folder = Path(data.stores[dataset])/"packed"/name
+    name = hashlib.sha256(f"{frames.hash(ids, **dict(depth=True) if depth else {})} {annotations.hash(ids)}".encode()).hexdigest()[:16]
+    folder = Path(data.stores[dataset])/("packed_depth" if depth else "packed")/name
     with FileLock(Path(data.stores[dataset])/"packed.lock"):
         if not folder.exists():
             shutil.rmtree(folder.parent, ignore_errors=True)
-            pack((load_frames([i], data, labels=True) for i in ids), sum(len(frames.index(i)[0]) for i in ids), folder)
+            pack((load_frames([i], data, True, depth) for i in ids), sum(len(frames.index(i)[0]) for i in ids), folder)
     return unpack(folder)
 
 def _held_out(spec, data):
@@ -624,9 +671,14 @@ def _held_out(spec, data):
     from fas_nb.training import held_out_loss
     ids = data.readable(spec.fold.dev)
     if not ids: return None
-    frames, labels = load_frames([ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, HELD_OUT).round().astype(int))], data, labels=True)
+    some = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, HELD_OUT).round().astype(int))]
+    frames, labels = load_frames(some, data, True, reads_depth(spec))
     first = np.unique(frames.presentation, return_index=True)[1]
-    return held_out_loss(spec, frames.take(first), labels.take(first))
+    return held_out_loss(spec, frames.take(first), labels.take(first), procedure=procedure_of(spec.method))
+
+def reads_depth(spec:RunSpec) -> bool:
+    "Does the method of a run read the depth of a sensor?"
+    return "depth" in get_method(spec.method).inputs
 
 @contextmanager
 def whole_or_absent(
@@ -662,12 +714,13 @@ def make_network(
     folder, begun, waited = network_folder(spec, runs_dir), time.perf_counter(), {}
     if (folder/"network.json").exists(): return folder
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
-    with first_alone(): frames, labels, rows = training_data(spec.fold.train, data)
+    with first_alone(): frames, labels, rows = training_data(spec.fold.train, data, reads_depth(spec))
     if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
-    recompute = is_large(spec) and memory_plan(spec, device_memory())[0]
+    procedure = procedure_of(spec.method)
+    recompute = is_large(spec) and memory_plan(spec, device_memory(), procedure)[0]
     with whole_or_absent(folder, keep=not rank()) as part:       # of several processes the first keeps it
         _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint, validate=_held_out(spec, data), out=part,
-                       recompute=recompute, seconds=waited)
+                       recompute=recompute, seconds=waited, procedure=procedure)
         if rank(): return folder
         (part/"last.safetensors").rename(part/"model.safetensors")
         spent = time.perf_counter() - begun
@@ -680,7 +733,8 @@ def make_network(
 def is_large(spec:RunSpec) -> bool:
     "Is its memory worth a look before the start? Small networks fit anywhere, and to count loads torch."
     options = spec.training
-    return min(options.micro or options.batch, options.batch)*options.size**2*spec.model.width >= 2**24
+    width = 64 if get_method(spec.method).trunk and spec.model.trunk == "full" else spec.model.width
+    return min(options.micro or options.batch, options.batch)*options.size**2*width >= 2**24
 
 def _provenance(data):
     return {"data": data.fingerprints, "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
@@ -719,7 +773,7 @@ def _score(spec, data, network, part):
     model = load_network(network/"model.safetensors")[0].to(device)
     for split in SPLITS:
         ids = getattr(spec.fold, split)
-        frames = load_frames(ids, data)
+        frames = load_frames(ids, data, depth=reads_depth(spec))
         with tf32(spec.training.tf32): scores = _shared(model, frames, spec, device)
         tables.append(score_table(frames, scores, split, ids, data.presentations))
     if rank(): return
@@ -739,10 +793,13 @@ def _score(spec, data, network, part):
 def _keep_examples(spec, scores, frames, model, device, part):
     "Predicted maps of a few test frames, for pages."
     from fas_nb.dccdn import fuse
-    from fas_nb.decision import predict_maps, scoring_crop
+    from fas_nb.decision import network_output, scoring_crop, shown_maps
     shown = example_frames(scores)
     place = shown - int((scores.split != "test").sum())    # among the test frames, which come first in the table of their split
-    maps = predict_maps(fuse(model), scoring_crop(frames.take(place), spec.scoring)[0], device) if len(shown) else np.zeros((0, 0, 0, 0))
+    maps = np.zeros((0, 0, 0, 0))
+    if len(shown):
+        out = network_output(fuse(model), scoring_crop(frames.take(place), spec.scoring, model.planes)[0], device)
+        maps = shown_maps(model, out, spec.scoring.size, spec.scheme)[0]
     np.savez_compressed(part/"examples.npz", row=shown, maps=(np.clip(maps, 0, 1)*255).round().astype(np.uint8))
 
 def _here(): return hashlib.sha256(platform.node().encode()).hexdigest()[:8]   # this machine, without its name
@@ -922,8 +979,9 @@ def _tell_memory(specs, workers, progress):
     "One line about the largest training to come; `InputError` where it does not fit."
     if not (large := [s for s in specs if is_large(s)]): return
     from fas_nb.training import device_memory, memory_plan, needed_memory
+    most = max(large, key=lambda s: needed_memory(s, procedure=procedure_of(s.method)))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, min(workers, len(specs)))
-    _, line = memory_plan(max(large, key=needed_memory), device_memory(processes=here))
+    _, line = memory_plan(most, device_memory(processes=here), procedure_of(most.method))
     if progress and not rank(): print(line, file=sys.stderr, flush=True)
 
 def make_runs(
@@ -968,14 +1026,16 @@ def find_runs(
 
 def _variant_of(spec:dict):
     "The name of the variant that a stored specification is, whatever its profile."
+    if (method := spec.get("method", "ours")) != "ours": return method
     options = dict(model=ModelOptions(), training=TrainingOptions(), mcrea=MCREAOptions())
     varied = {(part, k) for v in VARIANTS.values() for part in options for k in getattr(v, part)}   # what tells variants apart
-    return next((name for name, v in VARIANTS.items() if v.scheme == spec["scheme"] and all(
+    return next((name for name, v in VARIANTS.items() if v.method == "ours" and v.scheme == spec["scheme"] and all(
         spec[part].get(k) == getattr(v, part).get(k, getattr(options[part], k)) for part, k in varied)), "another")
 
 def _outdated(spec:dict, profile):
     "Was this run made for the profile, and by earlier code, so that its key never comes up again?"
-    if all(spec.get(k) == v for k, v in code_hashes().items()) or (name := _variant_of(spec)) not in VARIANTS: return False
+    name = _variant_of(spec)
+    if name not in VARIANTS or all(spec.get(k) == v for k, v in code_hashes(VARIANTS[name].method).items()): return False
     wanted = json.loads(json.dumps(asdict(make_spec(profile, None, name, 0, dict(annotations="", frames="")))))
     return all(spec[part].get(k, x) == x for part in ("model", "training", "mcrea", "scoring") for k, x in wanted[part].items())
 

@@ -41,7 +41,7 @@ $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
 	else $(BIN)/python -m pip uninstall -q -y $(FORMER) 2>/dev/null; \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(VENV)/pins.txt; fi
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks >/dev/null; git checkout -q -- .gitattributes 2>/dev/null || true; fi
+	@if test -d .git; then $(BIN)/nbdev_install_hooks >/dev/null; git checkout -q -- .gitattributes 2>/dev/null || true; fi
 	@touch $@
 
 demo: setup  ## render data, annotate, train, and make Tables 1-5: open reports/demo/index.html

@@ -1019,6 +1019,7 @@ def find_runs(
     "Finished runs: key, what was trained, and the result."
     rows = []
     for path in sorted(Path(runs_dir).glob(f"{prefix}*/result.json")):
+        if path.parent.suffix == ".partial": continue     # of a process that writes it now
         spec, result = json.loads((path.parent/"spec.json").read_text()), json.loads(path.read_text())
         rows.append(dict(key=path.parent.name, protocol=f"{spec['fold']['dataset']}/{spec['fold']['protocol']}", fold=spec["fold"]["name"],
                          variant=_variant_of(spec), seed=spec["seed"], **result))
@@ -1048,7 +1049,8 @@ def garbage(
     """What no run needs any more: finished runs of the profile that earlier code made, and what unfinished runs left behind: a checkpoint or a trace that
     nothing touched for a day or whose run was finished since, a half-written folder whose process is gone, networks of runs that go. Runs of other profiles stay."""
     runs_dir, now = Path(runs_dir), time.time()
-    finished = {p.parent: json.loads(p.read_text()) for p in sorted(runs_dir.glob("*/spec.json")) if (p.parent/"result.json").exists()}
+    finished = {p.parent: json.loads(p.read_text()) for p in sorted(runs_dir.glob("*/spec.json"))
+                if (p.parent/"result.json").exists() and p.parent.suffix != ".partial"}
     old = [folder for folder, spec in finished.items() if _outdated(spec, profile)]
     long_ago = lambda p: now - p.stat().st_mtime > ABANDONED
     idle = lambda p: long_ago(p) or any((p.with_name(p.name.lstrip(".").split(".")[0])/name).exists() for name in ("result.json", "network.json"))

@@ -453,7 +453,8 @@ def _protocols(see):
         except InputError as error: failed[protocol] = str(error)
     own = see.name == "table"
     if failed: yield Finding(f"protocol {', '.join(failed)} cannot be made{'' if own else ' as published'}",
-                             "both classes in train, dev and test" if own else "every listed file, agreeing lists", next(iter(failed.values())))
+                             "both classes in train, dev and test" if own else "every listed file, agreeing lists", next(iter(failed.values())),
+                             severity="warning" if own and not see.protocol else "")      # a table may be there to be annotated only
 
 # %% ../nbs/13_check.ipynb #c019
 @dataclass(frozen=True, slots=True)
@@ -741,7 +742,7 @@ def statement(
     stills = sum(Path(p.path).suffix.lower() in PICTURES for p in see.presentations)
     frames = (n - stills)*FRAMES + stills
     reads = "each picture" if stills == n else f"{FRAMES} frames of each by index" if not stills else f"each picture and {FRAMES} frames of each video by index"
-    lines.append(f"on disk: {_bytes(total)} in {_many(n, 'file', 'files')}; fas_annotate --profile paper reads {reads} and writes about "
+    lines.append(f"on disk: {_bytes(total)} in {_many(n, 'file', 'files')}; fas_annotate --profile paper --segmenter face_sam_tiny reads {reads} and writes about "
                  f"{_bytes(1000*frames*KILOBYTES_PER_FRAME)} in about {_hours(frames*SECONDS_PER_FRAME/workers)} on {_many(workers, 'process', 'processes')}")
     return lines
 

@@ -278,7 +278,7 @@ def _way(args):
 
 def _run(args):
     from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, no_sensor, rank, read_result
-    from fas_nb.reports import open_session, place_of, project_root
+    from fas_nb.reports import LEARNT, open_session, place_of, project_root
     if args.devices < 1: raise InputError(f"--devices {args.devices}: give 1 or more", 2)
     if args.devices > 1 and "RANK" not in os.environ: return _together(args)
     _take_checkpoint(args)
@@ -307,6 +307,8 @@ def _run(args):
     if rows and not args.json:
         for r in rows: print(f"model: {place_of(runs_dir/r['key']/'model.safetensors')}")
         print(f"judge a picture: fas_predict photo.jpg --model {place_of(runs_dir/rows[0]['key'][:12])}")
+    if low := [r for r in rows if r["auc"]["dev"] is not None and r["auc"]["dev"] < LEARNT]:
+        _say(f"fas_run: not trained enough: dev AUC is below {LEARNT} in {len(low)} of {len(rows)} runs, whose error rates and verdicts say nothing")
     for id, reason in session.data.failures[:5]: _say(f"fas_run: {id}: {reason}; it counts as an error of its class")
     if (more := len(session.data.failures) - 5) > 0: _say(f"fas_run: and {more} more; fas_check --deep names them")
     for f in session.failures: _say(f"fas_run: {f.item.fold.name}: {f.reason}; trace in {failure_log(f.item, runs_dir)}")

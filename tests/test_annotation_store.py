@@ -27,7 +27,7 @@ def album(folder):
         path = Path(folder)/f"{i}.png"
         if not path.exists():
             noise = np.random.default_rng(i).normal(0, 6, photo.shape)
-            cv2.imwrite(str(path), (photo + noise).clip(0, 255).astype(np.uint8)[..., ::-1])
+            Image.fromarray((photo + noise).clip(0, 255).astype(np.uint8)).save(path)
         presentations.append(Presentation(f"photos/{i}", "photos", str(i), "", "", ("bona_fide", "prints", "glasses")[i % 3], str(path)))
     return presentations
 
@@ -122,7 +122,7 @@ def test_command_samples_tries_again_corrects_and_exports(tmp_path):
     for i in range(4): Image.fromarray(np.clip(astronaut()[:320, 60:380] + np.random.default_rng(i).normal(0, 8, (320, 320, 3)), 0, 255).astype(np.uint8)).save(folder/f"{i}.png")
     good = (folder/"2.png").read_bytes(); (folder/"2.png").write_bytes(good[:2000])
     (folder/"table.csv").write_text("path,species,subject\n" + "".join(f"{i}.png,{'prints' if i % 2 else 'bona_fide'},{i}\n" for i in range(4)))
-    def annotate(*more): return call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--frames", "1", "--size", "96", "--quiet", "--workers", "1", "--json", *more)
+    def annotate(*more): return call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--frames", "1", "--size", "96", "--segmenter", "polygon", "--quiet", "--workers", "1", "--json", *more)
     told = lambda done: json.loads(done.stdout)
     some = annotate("--limit", "2")
     assert some.returncode == 1 and told(some)["presentations"] == 2 and told(some)["annotated"] == 1, some.stderr      # 0 and 2, which is broken

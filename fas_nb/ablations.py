@@ -7,13 +7,13 @@ __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCOR
            'SPLITS', 'WITH_SENSOR', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED',
            'Profile', 'deviations', 'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash',
            'protocol_datasets', 'Data', 'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell',
-           'data_hashes', 'make_spec', 'no_sensor', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs',
-           'images_drawn', 'work', 'flops_image', 'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost',
-           'spread', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data',
-           'packed', 'reads_depth', 'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set',
-           'metric_hash', 'results', 'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples',
-           'failure_log', 'take_gpu', 'rank', 'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs',
-           'garbage', 'collect_garbage']
+           'data_hashes', 'make_spec', 'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'made_protocols',
+           'table_runs', 'images_drawn', 'work', 'flops_image', 'flops_mask', 'run_flops', 'flops_method',
+           'method_work', 'annotated_frames', 'Cost', 'table_cost', 'spread', 'load_frames', 'permute_species',
+           'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed', 'reads_depth', 'whole_or_absent',
+           'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results', 'read_spec',
+           'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank', 'team_size',
+           'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, json, math, os, platform, shutil, subprocess, sys, time, traceback, warnings
@@ -58,7 +58,7 @@ class Profile:
     lists:str = ""           # folder of protocol lists, likewise; empty: those that lie with the data sets
     partial:bool = False     # go on when listed presentations are not on disk?
     trunk:str = "tiny"       # of compared methods with a dense trunk: `full`, as published, or `tiny`
-    pretrained:str = "none"  # the weights that a full trunk starts from: `none`, or `imagenet`, fetched by torchvision
+    pretrained:str = "none"  # what it starts from: `none`, `imagenet` (fetched by torchvision), or a file of weights
     published:bool = False   # are compared methods trained as they were published? Otherwise with the profile's own length
 
 PROFILES = {p.name: p for p in (
@@ -223,6 +223,7 @@ class Data:
     fingerprints:dict[str, str] = field(default_factory=dict)   # data set -> `fingerprint`
     outdated:dict[str, tuple] = field(default_factory=dict)     # presentation id -> what is another than when it was annotated; filled by `prepare(fill=False)`
     notes:tuple[str, ...] = ()             # what a user has to know of the data before a run: lines left out, presentations without a face
+    weights:str = ""                       # file that the trunks of compared methods start from
 
     def folds(self, protocol:str) -> list[Fold]:
         "The folds of `dataset/protocol`."
@@ -311,7 +312,9 @@ def _opened(profile, protocols, data_root, runs_dir, render, common):
         home, given[dataset] = find_root(dataset, root), apart(profile.annotations, dataset)
         fingerprints[dataset] = fingerprint(home, found)
         stores[dataset] = str(store_folder(profile, dataset, home, given[dataset], runs_dir))
-    data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial, fingerprints=fingerprints, notes=tuple(notes))
+    weights = "" if profile.pretrained in ("none", "imagenet") else str(Path(profile.pretrained).absolute())
+    data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial,
+                fingerprints=fingerprints, notes=tuple(notes), weights=weights)
     return data, given, roots
 
 def dataset_roots(
@@ -374,21 +377,41 @@ def make_spec(
 ) -> RunSpec:
     "The specification of one run."
     chosen = VARIANTS[variant]
-    if chosen.method != "ours": return _compared_spec(profile, fold, get_method(chosen.method), seed, hashes, permuted)
-    return RunSpec(fold, chosen.scheme, replace(profile.model, **chosen.model), replace(profile.training, **chosen.training),
-                   replace(profile.mcrea, **chosen.mcrea), profile.scoring, seed, permuted=permuted, **code_hashes(), **hashes)
+    return RunSpec(fold, chosen.scheme, **options_of(profile, variant), seed=seed, permuted=permuted,
+                   method=chosen.method, **code_hashes(chosen.method), **hashes)
 
-def _compared_spec(profile, fold, method, seed, hashes, permuted):
-    """A compared method in the size of a profile. Published: its own recipe. Otherwise the profile's length, and of the recipe what does not depend on it; either way what the
+def options_of(
+    profile:Profile,
+    variant:str,    # key of `VARIANTS`
+) -> dict:          # `model`, `training`, `mcrea`, `scoring` of a `RunSpec`
+    """How a variant is trained and scored in the size of a profile. A compared method follows its own recipe where the profile
+    says `published`; otherwise the profile's length, and of the recipe what does not depend on it. Either way what the
     profile changes about pictures and draws serves it too."""
-    size, training = min(method.size, profile.training.size), profile.training
-    if profile.published: own = method.recipe
-    else: own = {k: v for k, v in method.recipe.items() if k in ("weight_decay", "balanced", "jitter")} | dict(lr=min(training.lr, method.lr))
-    own = own | dict(size=size, balanced=training.balanced or own.get("balanced", False), jitter=training.jitter or own.get("jitter", 0.))
-    if "batch" in own: own["micro"] = 0
-    model = replace(profile.model, **(dict(trunk=profile.trunk, pretrained=profile.pretrained) if method.trunk else {}))
-    return RunSpec(fold, "full", model, replace(training, **own), MCREAOptions(gamma=0.), replace(profile.scoring, size=size), seed, permuted=permuted,
-                   method=method.name, **code_hashes(method.name), **hashes)
+    chosen, training = VARIANTS[variant], profile.training
+    if (method := get_method(chosen.method)).name == "ours":
+        return dict(model=replace(profile.model, **chosen.model), training=replace(training, **chosen.training),
+                    mcrea=replace(profile.mcrea, **chosen.mcrea), scoring=profile.scoring)
+    size, own = min(method.size, training.size), method.recipe
+    if not profile.published:
+        own = {k: v for k, v in own.items() if k in ("weight_decay", "balanced", "jitter")} | dict(lr=min(training.lr, method.lr))
+    balanced, jitter = training.balanced or own.get("balanced", False), training.jitter or own.get("jitter", 0.)
+    own = own | dict(size=size, balanced=balanced, jitter=jitter) | (dict(micro=0) if "batch" in own else {})
+    return dict(model=replace(profile.model, **_trunk(profile, method)), training=replace(training, **own),
+                mcrea=MCREAOptions(gamma=0.), scoring=replace(profile.scoring, size=size))
+
+def _trunk(profile, method):
+    "The options of a dense trunk; a file of weights counts by its hash."
+    if not method.trunk: return {}
+    which = profile.pretrained
+    if which == "none": return dict(trunk=profile.trunk)
+    if profile.trunk != "full": raise InputError(
+        f"pretrained={which}: profile {profile.name} has a {profile.trunk} trunk; add --set trunk=full", 2)
+    if which != "imagenet" and not Path(which).is_file(): raise InputError(
+        f"pretrained={which}: is no file of weights; give one, none, or imagenet", 2)
+    return dict(trunk="full", pretrained=which if which == "imagenet" else _weights_hash(which))
+
+@cache
+def _weights_hash(path): return file_hash(path)
 
 def no_sensor(
     variant:str,           # key of `VARIANTS`
@@ -459,6 +482,7 @@ def images_drawn(
 def work(
     table:int,            # number of the table
     profile:Profile,
+    variants:tuple[str, ...]=(),      # keys of `VARIANTS`; empty: those of the table
 ) -> dict[tuple, tuple[int, int]]:    # (fold, variant) -> images that its training draws, frames that it scores, with the real data sets
     "How much each run of a table has to do; every fold and variant, one seed."
     counts, out, own = protocol_counts(), {}, {"casia_fasd": "intra", "replay_attack": "grandtest"}
@@ -468,8 +492,10 @@ def work(
         for fold in [f for d, f, split, species in counts if d == dataset and split == "train" and species == "all" and (f == name or f.startswith(f"{name}_"))]:
             n = {s: counts[dataset, fold, s, "all"][0] for s in SPLITS}
             if target: n["test"] = counts[target[0], own[target[0]], "test", "all"][0]
-            for v in TABLES[table].variants:
-                out[f"{dataset}/{fold}", v] = (images_drawn(profile.training, n["train"]), sum(n.values())*profile.scoring.frames)
+            for v in variants or TABLES[table].variants:
+                if no_sensor(v, protocol): continue
+                drawn = images_drawn(options_of(profile, v)["training"], n["train"])
+                out[f"{dataset}/{fold}", v] = (drawn, sum(n.values())*profile.scoring.frames)
     return out
 
 def _counted(build, *size):
@@ -482,7 +508,11 @@ def _counted(build, *size):
 
 # kept, because counting loads torch and ten seconds of its inner parts, and every folder of reports shows these; counted again in the test below
 COUNTED = {(PROFILES["small"].model, PROFILES["small"].training.size): 19_788_017_472., (PROFILES["paper"].model, PROFILES["paper"].training.size): 315_649_028_736.,
-           "sam_vit_h": 5_961_082_830_848.}
+           "sam_vit_h": 5_961_082_830_848.,
+           # compared methods as published
+           "cdcn": 284_085_556_992., "cdcn_pp": 304_767_828_672., "dc_cdn": 315_647_455_872.,
+           "auxiliary": 284_704_505_856., "deep_pix_bis": 27_507_337_368., "mc_pix_bis": 27_861_379_224.,
+           "rgbd_mh_bce": 54_305_694_720., "cmfl": 54_305_694_720., "resnet50": 24_522_829_824.}
 
 def flops_image(model:ModelOptions, size:int) -> float:
     "Operations for each training image: a forward pass and a backward pass of twice as many."
@@ -512,6 +542,31 @@ def run_flops(
     "What the runs of a table cost, counted."
     each = flops_image(profile.model, profile.training.size)
     return {r: (images + frames/3)*each for r, (images, frames) in work(table, profile).items()}
+
+def flops_method(
+    name:str,   # key of `METHODS`
+) -> float:
+    "Operations for each training image of a compared method as profile `paper` trains it."
+    return COUNTED.get(name) or _count_method(name)
+
+@cache
+def _count_method(name):
+    import torch
+    options = options_of(PROFILES["paper"], name)
+    spec = RunSpec(None, "full", **options, seed=0, annotations="", frames="", code="", method=name)
+    planes, size = 3 + ("depth" in get_method(name).inputs), options["training"].size
+    build = lambda: procedure_of(name).build(spec, "meta").train()
+    with torch.random.fork_rng(devices=[]): return 3*_counted(build, planes, size, size)
+
+def method_work(
+    name:str,                  # key of `METHODS`
+    tables:tuple[int, ...],    # numbers
+    profile:Profile,           # one that trains as published
+) -> tuple[int, int, float]:   # runs, images that are drawn, operations of training and scoring
+    "What a compared method asks for in some tables, with all seeds."
+    counts, seeds = [n for t in tables for n in work(t, profile, (name,)).values()], len(profile.seeds)
+    images, frames = (sum(n[i] for n in counts)*seeds for i in (0, 1))
+    return len(counts)*seeds, images, (images + frames/3)*flops_method(name)
 
 def annotated_frames(
     table:int,      # number of the table
@@ -716,7 +771,7 @@ def make_network(
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
     with first_alone(): frames, labels, rows = training_data(spec.fold.train, data, reads_depth(spec))
     if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
-    procedure = procedure_of(spec.method)
+    procedure = procedure_of(spec.method, data.weights)
     recompute = is_large(spec) and memory_plan(spec, device_memory(), procedure)[0]
     with whole_or_absent(folder, keep=not rank()) as part:       # of several processes the first keeps it
         _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint, validate=_held_out(spec, data), out=part,

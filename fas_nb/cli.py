@@ -234,6 +234,7 @@ fas_annotate = _command(_annotate_parser, _annotate)
 
 # %% ../nbs/52_cli.ipynb #c011
 def _run_parser():
+    from fas_nb.methods import METHODS
     p = _parser("fas_run", "Make the runs of one protocol (a training and its scores for each fold and seed), or list, show or remove finished runs.",
                 "fas_run --protocol oulu_npu/1 --variant ours --profile demo")
     what = p.add_mutually_exclusive_group()
@@ -243,7 +244,7 @@ def _run_parser():
     p.add_argument("--yes", action="store_true", help="with --gc: remove it")
     p.add_argument("--protocol", default="oulu_npu/1", help="dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
     p.add_argument("--variant", default="ours", help="ours, living_only, attack_only, no_background, binary, no_mcrea, or one of Table 6 (ours)")
-    p.add_argument("--method", default="ours", help="ours, or a compared method: cdcn, cdcn_pp, dc_cdn, auxiliary, deep_pix_bis, mc_pix_bis, rgbd_mh_bce, cmfl, resnet50 (ours)")
+    p.add_argument("--method", default="ours", help=f"one of {', '.join(METHODS)} (ours)")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs of this machine that share each run; on several machines start fas_run with torchrun (1)")
     _profile_options(p); _work_options(p)

@@ -42,11 +42,13 @@ class OneMap:
 class DepthMaps(Procedure):
     "Depth for bona fide, zeros for attacks; squared error and contrast."
     def targets(self, batch, spec):
-        return {"depth": batch.depth[:, None]*batch.live()[:, None, None, None], "valid": batch.regions[:, None] != Region.IGNORE}
+        relief = batch.depth*batch.live()[:, None, None]
+        return {"depth": relief[:, None], "valid": batch.regions[:, None] != Region.IGNORE}
 
     def forward(self, network, x, spec): return network(x, leak=spec.training.leak if network.training else 0.)
 
     def loss(self, out, targets, spec):
+        "MSE + contrast of a depth map, zero for attacks"
         def part(alpha, beta): return annotation_loss(out, targets["depth"], alpha, beta, targets["valid"])
         return {"squared error": part(spec.training.alpha, 0.), "contrast": part(0., spec.training.beta)}
 
@@ -72,7 +74,8 @@ class CDCNpp(OneMap, MapNet):
         args, thin = ("all", theta, "dense"), 2*width
         wide = {share: int(thin*share) for share in (1.2, 1.4, 1.6)}
         self.stem = cbr(3, width, *args)
-        self.blocks = nn.ModuleList(chain(c, *args) for c in ((width, thin, wide[1.6], thin), (thin, wide[1.2], thin, wide[1.4], thin), (thin, thin, wide[1.2], thin)))
+        blocks = (width, thin, wide[1.6], thin), (thin, wide[1.2], thin, wide[1.4], thin), (thin, thin, wide[1.2], thin)
+        self.blocks = nn.ModuleList(chain(c, *args) for c in blocks)
         self.attention = nn.ModuleList(nn.Conv2d(2, 1, k, padding=k//2, bias=False) for k in (7, 5, 3))
         self.last = cbr(3*thin, thin, *args)
         self.head = CrossCDC(thin, 1, *args)
@@ -84,7 +87,8 @@ class CDCNpp(OneMap, MapNet):
         for layers, attention in zip([(self.stem, first), *((b,) for b in others)], self.attention):
             x = self._deeper(x, *layers)
             seen = x*attention(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
-            levels.append(seen if tuple(map(int, seen.shape[-2:])) == grid else F.interpolate(seen, grid, mode="bilinear"))
+            fits = tuple(map(int, seen.shape[-2:])) == grid
+            levels.append(seen if fits else F.interpolate(seen, grid, mode="bilinear"))
         return self.head(self.last(torch.cat(levels, 1)))
 
 class CdcnPP(DepthMaps):
@@ -112,7 +116,8 @@ def patch_exchange(
             j = rng.choice(np.delete(np.arange(n), i))
             high, wide = (max(1, int(round(s*side))) for s, side in zip(rng.uniform(*SIDES, 2), (h, w)))
             top, left = rng.integers(h - high + 1), rng.integers(w - wide + 1)
-            for new, old in zip(planes, given): new[i, :, top:top + high, left:left + wide] = old[j, :, top:top + high, left:left + wide]
+            rows, columns = slice(top, top + high), slice(left, left + wide)
+            for new, old in zip(planes, given): new[i, :, rows, columns] = old[j, :, rows, columns]
     return planes
 
 class DcCdn(DepthMaps):
@@ -141,7 +146,8 @@ def hsv(
 class AuxiliaryNet(OneMap, MapNet):
     "The depth branch of Auxiliary supervision."
     prepare = staticmethod(lambda images: images.float()/255)
-    reads, gives = "face crop, RGB, float32 NCHW, x/255 with x in 0-255", "map of living depth, an eighth of the input's size"
+    reads = "face crop, RGB, float32 NCHW, x/255 with x in 0-255"
+    gives = "map of living depth, an eighth of the input's size"
 
     def __init__(self,
         width:int=64,    # channels of the stem; the others scale with it
@@ -176,4 +182,6 @@ class Auxiliary(DepthMaps):
     "Squared error alone."
     def build(self, spec, device): return AuxiliaryNet(spec.model.width)
 
-    def loss(self, out, targets, spec): return {"squared error": annotation_loss(out, targets["depth"], 1., 0., targets["valid"])}
+    def loss(self, out, targets, spec):
+        "MSE of a depth map, zero for attacks"
+        return {"squared error": annotation_loss(out, targets["depth"], 1., 0., targets["valid"])}

@@ -11,8 +11,9 @@ __all__ = ['WORDS', 'FLAGS', 'TEXTS', 'METHOD_TABLES', 'PLACES', 'BANNERS', 'MAR
            'spread_block', 'change_block', 'empty_block', 'detail_block', 'not_learnt', 'notice', 'made_by', 'unread',
            'code_block', 'page', 'write_page', 'picture', 'table_figure', 'run_name', 'protocol_file', 'build_table',
            'reproduce', 'build_index', 'made_tables', 'statement', 'core_pace', 'frame_seconds', 'drawn_seconds',
-           'disk_block', 'time_rows', 'time_block', 'memory_block', 'build_real_data', 'store_hash', 'report_facts',
-           'verify_numbers', 'verify_keys', 'verify', 'open_table', 'detail_frame', 'table_frames']
+           'disk_block', 'time_rows', 'time_block', 'method_rows', 'method_block', 'memory_block', 'build_real_data',
+           'store_hash', 'report_facts', 'verify_numbers', 'verify_keys', 'verify', 'open_table', 'detail_frame',
+           'table_frames']
 
 # %% ../nbs/51_reports.ipynb #c003
 import base64, hashlib, html.parser, io, json, math, os, re, shlex, sys, sysconfig, tempfile, time
@@ -26,7 +27,7 @@ import pandas as pd
 from jinja2 import Template
 
 from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash, code_hashes, deviations, first_alone, frame_bytes, no_sensor,
-                              failure_log, flops_image, get_profile, is_made, known_failures, made_protocols, make_runs, prepare, protocol_datasets, protocol_runs, read_result,
+                              failure_log, flops_image, flops_method, get_profile, is_made, known_failures, made_protocols, make_runs, method_work, prepare, protocol_datasets, protocol_runs, read_result,
                               read_scores, read_spec, results, table_cost, test_set, work)
 from .datasets import CAN_RENDER
 from .manifest import CRATE, PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions, write_atomically, write_crate
@@ -432,7 +433,9 @@ def remarks(
     m = get_method(VARIANTS[variant].method)
     if m.name == "ours": return []
     trunk = m.trunk and profile.trunk == "tiny"
-    return [*["tiny trunk"]*trunk, *["no ImageNet weights"]*(m.pretrained and not trunk and profile.pretrained == "none"),
+    known = {"none": "no ImageNet weights", "imagenet": "ImageNet weights"}
+    began = known.get(profile.pretrained, f"weights {Path(profile.pretrained).name}")
+    return [*["tiny trunk"]*trunk, *[began]*(m.trunk and not trunk),
             *[f"width {profile.model.width} of 64"]*(not m.trunk and profile.model.width != 64)]
 
 def row_name(variant:str, origin:str, profile:Profile=None) -> str:
@@ -907,7 +910,8 @@ def time_block() -> dict:
     columns = ["table, profile", "runs", "training images", "decoding, landmarks, depth: one core", "masks: one core", "batches: one core beside the GPU",
                *(f"training, scoring: GPU at {s} TFLOP/s" for s in SUSTAINED), "all of it: one core, no GPU", f"cost, GPU at {SUSTAINED[1]} TFLOP/s"]
     return dict(heading="How long, and where", columns=columns, rows=rows,
-                note=f"All {len(paper.seeds)} seeds, each table alone; “ours” of Tables 1, 4 and 5 is made once, and a data set is annotated once for all tables. "
+                note="Ours alone; compared methods are counted in a table of their own. "
+                     f"All {len(paper.seeds)} seeds, each table alone; “ours” of Tables 1, 4 and 5 is made once, and a data set is annotated once for all tables. "
                      f"Annotation runs on CPU cores: decoding, landmarks and depth at {frame_seconds():.2f} s a frame (nbs/bench/check_speed), masks of "
                      f"{paper.segmenter} by the operations of its image encoder. A core did {core/1e9:.0f} counted GFLOP a second in a training step of profile "
                      "small (nbs/bench/model_speed, machine and date there). Training and scoring run on a GPU where there is one; what it sustains is an "
@@ -915,6 +919,26 @@ def time_block() -> dict:
                      f"the measured share of the training time that was waited for them. Costs assume {PRICES['GPU hour']} for a GPU hour and {PRICES['core hour']} for "
                      "a core hour in any currency. Runs and presentations are independent: N devices take about one Nth. Measure yours: fas_run --protocol "
                      "oulu_npu/1 --profile paper --set training.epochs=1 --data-root DIR, then seconds in fas_run --list --json.")
+
+def method_rows() -> list[list[str]]:   # method, tables, runs, images, operations for each image, hours of GPUs
+    "How long each compared method takes in Tables 1 to 3, trained as published."
+    paper, rows = PROFILES["paper"], []
+    for name, m in METHODS.items():
+        if name == "ours": continue
+        tables = [t for t in METHOD_TABLES if work(t, paper, (name,))]
+        runs, images, operations = method_work(name, METHOD_TABLES, paper)
+        rows.append([m.title, ", ".join(map(str, tables)), runs, f"{images/1e6:.1f} million",
+                     f"{flops_method(name)/1e9:.0f}", *(_duration(operations/(s*1e12)) for s in SUSTAINED)])
+    return rows
+
+def method_block() -> dict:
+    "The hours of compared methods."
+    columns = ["method", "tables", "runs", "training images", "GFLOP for each",
+               *(f"training, scoring: GPU at {s} TFLOP/s" for s in SUSTAINED)]
+    return dict(heading="How long compared methods take", columns=columns, rows=method_rows(),
+                note="Tables 1 to 3 with all seeds, profile paper: each with its own recipe and picture size "
+                     "(fas_reproduce --methods all). Annotation is that of ours, made once. "
+                     "Methods that read a sensor's depth have cells on WMCA alone.")
 
 def memory_block() -> dict:
     "What a training needs on each device, from `nbs/bench/memory`."
@@ -940,7 +964,8 @@ def build_real_data(session:Session) -> Path:
          "fas_reproduce --tables 1,2,3,4,5 --profile paper --data-root DIR --scheduler tcp://host:8786"),
         ("Read reports/paper/index.html: published and reproduced stand side by side. Check later that nothing changed. Pages show no face unless --faces is "
          "given.", "fas_reproduce --verify reports/paper")]
-    blocks = [dict(heading="Five steps", steps=steps), disk_block(session), time_block(), memory_block()]
+    blocks = [dict(heading="Five steps", steps=steps), disk_block(session), time_block(), method_block(),
+              memory_block()]
     return write_page(session.out/"real-data.html", "With the real data", "", blocks,   # a plan, no result: nothing to mark as rendered
                       lead="The same commands make the tables from the real data sets; nothing else changes.")
 

@@ -309,10 +309,14 @@ class Procedure:
 
     What it is taught is a network that knows how to `prepare` pixels and, unless its outputs are label maps, how to `score` (see `methods`)."""
     inputs = ("rgb",)   # or ("rgb", "depth")
+    weights = ""        # file that a trunk starts from, where `spec.model.pretrained` is its hash
 
     def build(self, spec:RunSpec, device) -> torch.nn.Module:
         "The network, freshly initialised from the global generator."
         raise NotImplementedError
+
+    def start(self, network, spec:RunSpec):
+        "Put weights of an earlier training into the network, where the run asks for them."
 
     def targets(self, batch, spec:RunSpec) -> dict[str, torch.Tensor]:
         "What the loss compares with: the only place that sees labels."
@@ -362,6 +366,7 @@ class Ours(Procedure):
         return network(x, grid=options.loss_grid == "head", leak=options.leak if network.training else 0.)
 
     def loss(self, out, targets, spec):
+        "alpha MSE + beta contrast of label maps (Eq. 3)"
         options, maps = spec.training, targets["maps"][:, list(SCHEMES[spec.scheme].channels)]
         valid, dilation = (targets["regions"] != Region.IGNORE)[:, None], 8*out.shape[-1]//options.size
         return {"loss": annotation_loss(out, maps, options.alpha, options.beta, valid, dilation)}
@@ -507,6 +512,7 @@ def _network(spec, device, recompute, procedure):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         model = procedure.build(spec, device)
+        procedure.start(model, spec)
     model.recompute = recompute
     return model.to(device=device, memory_format=torch.channels_last).train()
 

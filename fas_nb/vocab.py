@@ -10,7 +10,7 @@ __all__ = ['REGION_COLORS', 'MIRRORED_REGION', 'BONA_FIDE', 'WMCA_SPECIES', 'PLA
            'MCREAOptions', 'ScoringOptions', 'RunSpec']
 
 # %% ../nbs/00_vocab.ipynb #c003
-import hashlib, json, math
+import hashlib, json, math, re
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum, StrEnum
 
@@ -290,9 +290,12 @@ class ModelOptions:
     head:str = "grid"              # `grid` at H/8, or a light `decoder` at H/2
     form:str = "split"             # of the operator: `split`, or `dense`, which is faster in the smallest networks; equal up to rounding
     trunk:str = "full"             # of compared methods with a dense trunk: as published, or `tiny`, four convolutions
-    pretrained:str = "none"        # the weights that such a trunk starts from: `none`, or `imagenet`, fetched by torchvision
+    pretrained:str = "none"        # what such a trunk starts from: `none`, `imagenet`, or the SHA-256 of a file of weights
 
-    def __post_init__(self): _check_choices(self, MODEL_CHOICES)
+    def __post_init__(self):
+        _check_choices(self, MODEL_CHOICES)
+        if self.pretrained in ("none", "imagenet") or re.fullmatch("[0-9a-f]{64}", self.pretrained): return
+        raise ValueError(f"ModelOptions: pretrained {self.pretrained!r} is unknown; use none, imagenet or the SHA-256 of a file")
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
@@ -325,7 +328,7 @@ class TrainingOptions:
         if self.micro < 0: raise ValueError(f"TrainingOptions: micro is {self.micro}; give a number of images, or 0 for the whole batch")
 
 TRAINING_CHOICES = dict(loss_grid=("head", "full"), precision=("float32", "bf16"))
-MODEL_CHOICES = dict(trunk=("full", "tiny"), pretrained=("none", "imagenet"))
+MODEL_CHOICES = dict(trunk=("full", "tiny"))
 MCREA_CHOICES = dict(scheme=("clip", "overlay", "integrate", "mixed"), weights=("uniform", "label_changing"), recipients=("random", "first"),
                      donors=("snapshot", "in_place"), pairing=("same", "independent"), warp=("similarity", "affine"), direction=("copy", "swap"),
                      leftover=("keep", "ignore"), resampling=("bilinear", "nearest"), depth=("donor", "recipient"),

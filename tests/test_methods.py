@@ -137,6 +137,38 @@ def test_published_recipes_are_used_in_profile_paper():
         options = make_spec(small, Fold("toy", "toy", "toy", ("a",), (), ()), name, 0, hashes).training
         assert (options.jitter, options.balanced, options.epochs) == (.1, True, small.training.epochs)
 
+def test_weights_to_begin_with(tmp_path, monkeypatch):
+    "A file counts by what it holds, not by its name; a trunk begins with it; what cannot be had is said before any training."
+    from urllib.error import URLError
+    import torchvision.models
+    from fas_nb.manifest import file_hash
+    from fas_nb.reports import remarks
+    from fas_nb.training import _network
+    from fas_nb.vocab import InputError
+    def asked(**fields): return get_profile("smoke", {"trunk": "full", "training.size": "32", **fields})
+    def spec(profile, name="resnet50"): return make_spec(profile, Fold("toy", "toy", "toy", ("a",), (), ()), name, 0, dict(annotations="", frames="", labels=""))
+    torch.manual_seed(5)
+    given = torchvision.models.resnet50(num_classes=7)
+    files = [tmp_path/name for name in ("one.pth", "two.pth")]
+    for file in files: torch.save(given.state_dict(), file)
+    specs = [spec(asked(pretrained=str(file))) for file in files]
+    assert specs[0].key() == specs[1].key() != spec(asked()).key() and specs[0].model.pretrained == file_hash(files[0])
+    net = _network(specs[0], "cpu", False, procedure_of("resnet50", str(files[0])))
+    assert torch.equal(net.trunk.layer3[2].conv2.weight, given.layer3[2].conv2.weight) and net.head.weight.shape == (1, 2048)
+    assert "weights one.pth" in remarks("resnet50", asked(pretrained=str(files[0])))
+    assert [remarks("cmfl", asked(pretrained=p)) for p in ("none", "imagenet")] == [["no ImageNet weights"], ["ImageNet weights"]]
+    assert spec(asked(pretrained="imagenet"), "cdcn").model.pretrained == "none"                # which has no trunk
+    with pytest.raises(InputError, match="add --set trunk=full"): spec(get_profile("smoke", {"pretrained": "imagenet"}))
+    with pytest.raises(InputError, match="no file of weights"): spec(asked(pretrained=str(tmp_path/"none.pth")))
+    with pytest.raises(InputError, match="not the file that this run names"): procedure_of("resnet50", str(files[0])).start(net, replace(specs[0], model=replace(specs[0].model, pretrained="0"*64)))
+    def fetched(*a, **kw): raise URLError("no network here")
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetched)
+    with pytest.raises(InputError, match="go online"): procedure_of("resnet50").start(net, spec(asked(pretrained="imagenet")))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **kw: torchvision.models.resnet50().state_dict())
+    before = net.trunk.conv1.weight.clone()
+    procedure_of("resnet50").start(net, spec(asked(pretrained="imagenet")))
+    assert not torch.equal(net.trunk.conv1.weight, before)
+
 # ---------------------------------------------------------------- runs, tables, commands
 def command(root, *more):
     return ["--protocol", "table/own", "--profile", "smoke", "--set", "training.steps=20", "--set", "segmenter=polygon", "--data-root", str(root/"data"), "--root", str(root),

@@ -420,7 +420,8 @@ def no_sensor(
 ) -> str:                  # why there is no such cell; empty where there may be one
     "Methods that read a sensor's depth have no run where no sensor measured; depth of a mesh is a guess from colour and never stands in."
     if "depth" not in get_method(VARIANTS[variant].method).inputs: return ""
-    if lacking := [d for d in protocol_datasets(protocol) if d not in WITH_SENSOR]: return f"needs the depth of a sensor, which {' and '.join(lacking)} does not have"
+    if lacking := [d for d in protocol_datasets(protocol) if d not in WITH_SENSOR]:
+        return f"needs the depth of a sensor, which {' and '.join(lacking)} {'does' if len(lacking) == 1 else 'do'} not have"
     if data is None: return ""
     ids = [i for fold in data.folds(protocol) for s in SPLITS for i in data.readable(getattr(fold, s))]
     without = next((i for i in ids if not data.frame_store(i.split("/")[0]).depth_digest(i)), None)

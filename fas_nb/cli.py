@@ -237,6 +237,7 @@ fas_annotate = _command(_annotate_parser, _annotate)
 
 # %% ../nbs/52_cli.ipynb #c011
 def _run_parser():
+    from fas_nb.methods import METHODS
     p = _parser("fas_run", "Make the runs of one protocol (a training and its scores for each fold and seed), or list, show or remove finished runs.",
                 "fas_run --protocol oulu_npu/1 --variant ours --profile demo")
     what = p.add_mutually_exclusive_group()
@@ -246,6 +247,7 @@ def _run_parser():
     p.add_argument("--yes", action="store_true", help="with --gc: remove it")
     p.add_argument("--protocol", default="oulu_npu/1", help="dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
     p.add_argument("--variant", default="ours", help="ours, living_only, attack_only, no_background, binary, no_mcrea, or one of Table 6 (ours)")
+    p.add_argument("--method", default="ours", help=f"one of {', '.join(METHODS)} (ours)")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs of this machine that share each run; on several machines start fas_run with torchrun (1)")
     _profile_options(p); _work_options(p)
@@ -271,8 +273,15 @@ def _together(args):
             return 1
     return 0
 
+def _way(args):
+    "The variant of ours or the compared method that is asked for."
+    from fas_nb.methods import get_method
+    name = get_method(args.method).name
+    if name != "ours" and args.variant != "ours": raise InputError("--variant is a way to train ours; leave it out with another --method", 2)
+    return args.variant if name == "ours" else name
+
 def _run(args):
-    from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, rank, read_result
+    from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, no_sensor, rank, read_result
     from fas_nb.reports import LEARNT, open_session, place_of, project_root
     if args.devices < 1: raise InputError(f"--devices {args.devices}: give 1 or more", 2)
     if args.devices > 1 and "RANK" not in os.environ: return _together(args)
@@ -292,7 +301,8 @@ def _run(args):
         return 0
     options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root, overrides=_overrides(args),
                    workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
-    session = open_session(args.profile, {args.protocol: (args.variant,)}, **options)
+    session = open_session(args.profile, {args.protocol: (_way(args),)}, **options)
+    if not session.cells: raise InputError(f"{args.method} has no run on {args.protocol}: it {no_sensor(args.method, args.protocol, session.data)}", 2)
     if rank(): return 1 if session.failures else 0          # the first process tells
     for line in session.data.notes: _say(f"fas_run: {line}")
     rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed, **read_result(c.spec, runs_dir))
@@ -329,6 +339,7 @@ def _reproduce_parser():
     p = _parser("fas_reproduce", "Make the runs behind tables of the paper, and their pages as HTML, CSV and JSON.",
                 "fas_reproduce --tables 1,2,3,4,5 --profile demo")
     p.add_argument("--tables", default="1,2,3,4,5", help="numbers, comma-separated (1,2,3,4,5); 6 compares choices that the paper leaves open")
+    p.add_argument("--methods", default="", metavar="NAMES", help="compared methods that tables 1 to 3 make as well, e.g. ours,cdcn,cmfl, or all (ours)")
     p.add_argument("--faces", action="store_true", help="pages of licensed data show faces")
     p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash, number and key behind a folder of reports again, from the inputs as they are now, and say what no longer matches")
     p.add_argument("--json", action="store_true", help="print where the pages are, and what failed, as JSON")
@@ -351,7 +362,7 @@ def _reproduce(args):
     from fas_nb.reports import place_of, reproduce
     if not (tables := _numbers(args.tables, "--tables")): raise InputError("--tables names no table; give numbers separated by commas, e.g. 1,3", 2)
     index, failed = reproduce(tables, args.profile, args.data_root, args.runs_dir, args.root, args.seeds, _overrides(args),
-                              args.workers, _scheduler(args), not args.quiet, _say, args.faces)
+                              args.workers, _scheduler(args), not args.quiet, _say, args.faces, args.methods)
     if args.json: print(json.dumps(dict(index=str(index), failed=failed), indent=1))
     else:
         for line in failed: _say(f"failed: {line}")
@@ -483,17 +494,17 @@ def _export(args):
         loaded = replace(loaded, scoring=replace(loaded.scoring, size=size))
         return print(f"{args.out}: largest difference of the scores {export_scorer(loaded, args.out):.1e}")
     write = export_onnx if suffix == ".onnx" else export_openvino
-    difference = write(loaded.model, args.out, size, about=describe(loaded, size), images=_pictures(args.images, size))
+    difference = write(loaded.model, args.out, size, about=describe(loaded, size), images=_pictures(args.images, size, loaded.model))
     print(f"{args.out}: largest difference to the network {difference:.1e}")
 
-def _pictures(paths, size):
-    "Real pictures as the network takes them."
+def _pictures(paths, size, model):
+    "Real pictures as the network takes them; None where it reads depth, too, which pictures do not have."
     import numpy as np, torch
     from PIL import Image
     from skimage.data import astronaut
-    from fas_nb.dccdn import normalise
     from fas_nb.decision import read_image
+    if model.planes != 3: return None
     pictures = [read_image(path) for path in paths] or [astronaut()]
-    return normalise(torch.from_numpy(np.stack([np.array(Image.fromarray(p).resize((size, size))) for p in pictures])).permute(0, 3, 1, 2))
+    return model.prepare(torch.from_numpy(np.stack([np.array(Image.fromarray(p).resize((size, size))) for p in pictures])).permute(0, 3, 1, 2))
 
 fas_export = _command(_export_parser, _export)

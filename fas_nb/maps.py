@@ -7,7 +7,8 @@ __all__ = ['MIN_MEASURED', 'CROPS', 'MAPS', 'LEGEND', 'AUTOMATIC', 'FLAG_WORDS',
            'annotate_batch', 'batch_maps', 'three_channel_map', 'loss_mask', 'file_mark', 'crop_inputs', 'map_inputs',
            'region_png', 'legend_text', 'read_region_map', 'FrameStore', 'AnnotationStore', 'write_coco',
            'fallback_rate', 'Summary', 'withhold', 'import_corrections', 'contact_sheet', 'extract_frames',
-           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'without_face', 'faceless', 'crop_sensor']
+           'sensor_crop', 'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'without_face', 'faceless',
+           'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
 import hashlib, inspect, io, json, os, re, textwrap, time, zipfile
@@ -21,7 +22,7 @@ import numpy as np
 
 from .closure import closure_hash
 from .datasets import DECODING, faces_path, given_faces, iter_frames, read_depth, require_faces, usable_face
-from .depth import depth_misfit, fill_nearest, normalise_depth, sensor_depth, tddfa_depth, z_buffer
+from .depth import depth_misfit, fill_nearest, mad_depth, normalise_depth, sensor_depth, tddfa_depth, z_buffer
 from .detectors import FINDERS, load_tddfa
 from .landmarks import face_crop, find_faces, given_box, landmark_flags, largest_face, named_function
 from .manifest import file_hash, minor_versions, write_atomically
@@ -190,6 +191,7 @@ def crop_inputs(
     given = faces_path(presentation, annotations) if annotations else None
     return {"recording": file_mark(presentation.path), "given face": file_hash(given) if given and given.is_file() else "",
             "decoding": _json({k: presentation.attrs[k] for k in DECODING if k in presentation.attrs}),
+            "depth file": file_mark(presentation.attrs.get("depth_path", "")),
             "finder": _function_mark(landmarks), "code": closure_hash(CROPS, _KEEPING), "versions": minor_versions(*_CROPS_USE)}
 
 def map_inputs(
@@ -355,8 +357,9 @@ class FrameStore:
             f"give at least one frame, all of this presentation")
         arrays = {f: getattr(frames, f) for f in ("images", "points", "frame", "source")}
         arrays["boxes"] = np.full((len(frames), 4), np.nan, np.float32) if boxes is None else np.asarray(boxes, np.float32)
-        file = io.BytesIO()
-        np.savez(file, id=np.array(id), digest=np.array(_sha(id, *arrays.values())), made=np.array(_json(made or {})), **arrays)
+        file, depth = io.BytesIO(), {} if frames.depth is None else dict(depth=frames.depth)     # apart: it changes no hash of what RGB alone gives
+        np.savez(file, id=np.array(id), digest=np.array(_sha(id, *arrays.values())), made=np.array(_json(made or {})),
+                 depth_digest=np.array(_sha(id, *depth.values()) if depth else ""), **arrays, **depth)
         write_atomically(self.path(id), file.getvalue())
 
     def _load(self, id, *names):
@@ -368,13 +371,19 @@ class FrameStore:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error: raise InputError(
             f"{path} cannot be read ({error}); delete it and run extract_frames again") from error
 
-    def read(self, ids:str|Sequence[str]) -> Frames:
-        "The crops of these presentations, in this order."
+    def read(self, ids:str|Sequence[str], depth:bool=False) -> Frames:
+        "The crops of these presentations, in this order; with the depth of their sensor where that is asked for."
         ids = [ids] if isinstance(ids, str) else list(ids)
         if not ids: raise ValueError("FrameStore.read: no ids given")
-        parts = [self._load(id, "images", "points", "frame", "source") for id in ids]
-        images, points, frame, source = map(np.concatenate, zip(*parts))
-        return Frames(images, points, np.repeat(ids, [len(p[0]) for p in parts]), frame, source)
+        if depth and (without := [id for id in ids if not self.depth_digest(id)]): raise InputError(
+            f"{self.folder} has no sensor depth of {without[0]}; only data sets with a depth sensor have it")
+        parts = [self._load(id, "images", "points", "frame", "source", *["depth"]*depth) for id in ids]
+        images, points, frame, source, *more = map(np.concatenate, zip(*parts))
+        return Frames(images, points, np.repeat(ids, [len(p[0]) for p in parts]), frame, source, *more)
+
+    def depth_digest(self, id:str) -> str:
+        "SHA-256 of the sensor depth of a presentation; empty where there is none."
+        return str(self._load(id, "depth_digest")[0])
 
     def boxes(self, id:str) -> np.ndarray: return self._load(id, "boxes")[0]  # float32 [n, 4] XYXY, pixels of the source
 
@@ -383,9 +392,9 @@ class FrameStore:
         frame, digest = self._load(id, "frame", "digest")
         return frame.tolist(), str(digest)
 
-    def hash(self, ids:Iterable[str]) -> str:
-        "SHA-256 of the crops, boxes and landmarks of these presentations and of the settings; their order does not matter."
-        return _sha(_json(self.settings), *sorted(f"{id} {self.index(id)[1]}" for id in set(ids)))
+    def hash(self, ids:Iterable[str], depth:bool=False) -> str:
+        "SHA-256 of the crops, boxes and landmarks of these presentations (and of their depth) and of the settings; their order does not matter."
+        return _sha(_json(self.settings), *sorted(f"{id} {self.index(id)[1]}{self.depth_digest(id) if depth else ''}" for id in set(ids)))
 
 # %% ../nbs/23_three_channel_maps.ipynb #c023
 class AnnotationStore:
@@ -620,7 +629,8 @@ def withhold(
     presentation:Presentation,
 ) -> Presentation:  # without species, and of the attributes only what decoding needs
     "A presentation that does not say what was presented."
-    return replace(presentation, species="", attrs={key: presentation.attrs[key] for key in DECODING if key in presentation.attrs})
+    needed = lambda key: key in DECODING or key.startswith("depth_")     # of the sensor: where its file is and how it is read
+    return replace(presentation, species="", attrs={key: value for key, value in presentation.attrs.items() if needed(key)})
 
 def import_corrections(
     store:AnnotationStore,
@@ -742,9 +752,26 @@ def _extract(presentation, folder, annotations):
         crop, scale, offset = face_crop(image, face.box, store.settings["size"])
         crops.append((crop, face.moved(scale, offset).points))
     images, points = map(np.stack, zip(*crops))
-    store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index),
-                                        np.array([f.source for f in faces])), np.stack([f.box for f in faces]), made)
+    found = np.stack([f.box for f in faces])
+    store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index), np.array([f.source for f in faces]),
+                                        _sensor_crops(presentation, found, store.settings)), found, made)
     return sum(box is None for box in boxes) if annotations else 0
+
+def _sensor_crops(presentation, boxes, settings):
+    "The depth of the sensor as an input, uint8 [n, size, size]; None where there is no sensor, or where its stream is missing."
+    try: raw = read_depth(presentation, settings["n"])
+    except InputError: return None        # crops of colour alone are still crops; annotation says what is missing
+    return None if raw is None else np.stack([sensor_crop(d, box, settings["size"]) for d, box in zip(raw, boxes)])
+
+def sensor_crop(
+    raw:np.ndarray,  # [H, W] of a sensor, registered to the frame, near = small, 0 = not measured
+    box:np.ndarray,  # float [4] XYXY pixels: the face box
+    size:int,        # side of the crop, pixels
+) -> np.ndarray:     # uint8 [size, size]
+    "The crop of a frame's depth as an input, scaled over the face."
+    height, width = raw.shape
+    x0, y0, x1, y1 = (int(v) for v in np.clip(np.round(box), 0, (width, height, width, height)))
+    return mad_depth(crop_sensor(raw, box, size), raw[y0:y1, x0:x1])
 
 # %% ../nbs/23_three_channel_maps.ipynb #c029
 def annotate_dataset(

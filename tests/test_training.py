@@ -186,7 +186,7 @@ def test_parts_are_batches_of_their_own(data):
     for p in range(4):
         one = _Learner(toy_spec(steps=1, batch=2), team(), torch.device("cpu"), False)
         part = make((0, p))
-        each.append((one, one.gather_gradient(0, [type(part)(1., part.images, part.maps, part.regions, part.counts)])))
+        each.append((one, one.gather_gradient(0, [replace(part, share=1.)])))
     assert math.isclose(row["loss"], np.mean([r["loss"] for _, r in each]), rel_tol=1e-6)
     assert row["exchanged"] == sum(r["exchanged"] for _, r in each)
     for i, p in enumerate(whole.model.parameters()):

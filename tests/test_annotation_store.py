@@ -98,6 +98,7 @@ def test_full_disk_is_a_recorded_failure(whole, tmp_path, monkeypatch):
     full["now"] = False
     assert annotate_dataset(people[:2], root/"frames", tmp_path, workers=1, progress=False).done == 2
 
+@pytest.mark.long
 def test_workers_are_killed_in_the_middle(whole, tmp_path):
     "On a cluster of two workers; others take their places, and the result is complete and the same."
     from distributed import Client, LocalCluster

@@ -50,6 +50,7 @@ def test_a_worker_is_killed_in_the_middle(project):
     assert len(after) == 3 and before.items() <= after.items()                  # what was finished was not made again
     assert [line for line in out.splitlines() if line.startswith("3 runs;")], out
 
+@pytest.mark.long
 def test_a_batch_system(project, tmp_path):
     "SLURM is played by two scripts that start the job's own script and end it; everything else is dask-jobqueue."
     root, command = project
@@ -103,6 +104,7 @@ def test_a_run_that_fails_is_listed_and_the_table_stands(project, smoke):
     assert log and "Traceback" in (root/"runs"/log[1]).read_text() and "mend what it names" in page
     assert "trace: " in (root/"reports/smoke/index.html").read_text()
 
+@pytest.mark.long
 def test_two_processes_make_the_same_run(smoke, tmp_path):
     "Both succeed, one whole folder is left."
     shutil.copytree(smoke/"runs/stores", tmp_path/"runs/stores")
@@ -120,6 +122,7 @@ from fas_nb.cli import fas_run
 sys.exit(fas_run())
 """
 
+@pytest.mark.long
 def test_several_processes_share_one_run(smoke, tmp_path):
     "As on a machine with two GPUs, from empty stores: one annotates while the other waits without a limit; both train one network and share its scoring; one writes and tells."
     (script := tmp_path/"short.py").write_text(SHORT)
@@ -160,6 +163,7 @@ def test_runs_are_listed_shown_and_collected(smoke, tmp_path):
     done = call("fas_run", "--gc", "--yes", "--root", tmp_path, "--profile", "smoke")
     assert done.returncode == 0 and {r["key"] for r in listed} == set(finished(tmp_path)) and (tmp_path/"runs"/f"{'2'*64}.checkpoint").exists(), done.stderr
 
+@pytest.mark.long
 def test_rehearsal_with_the_real_layout(smoke, tmp_path):
     """What a licence holder types, on data without the marker of rendering: profile small made smaller, two seeds, several frames.
     Published and reproduced stand side by side, and no page shows a face."""
@@ -183,6 +187,7 @@ def test_rehearsal_with_the_real_layout(smoke, tmp_path):
     assert "Faces of licensed data are not shown" not in (out/"oulu_npu-1.html").read_text()
     assert call("fas_reproduce", "--verify", out, cwd=ROOT).returncode == 0
 
+@pytest.mark.long
 @pytest.mark.parametrize("table, protocol, datasets", [(1, "wmca/LOO_glasses", ["wmca"]), (2, "casia_fasd/to_replay_attack", ["casia_fasd", "replay_attack"])])
 def test_rehearsal_of_other_layouts(smoke, tmp_path, table, protocol, datasets):
     "HDF5 recordings, and two data sets in one table, without the marker of rendering."
@@ -197,6 +202,7 @@ def test_rehearsal_of_other_layouts(smoke, tmp_path, table, protocol, datasets):
     run = next(json.loads(p.read_text()) for p in (tmp_path/"runs").glob("*/result.json"))
     assert run["origin"] == "real" and set(run["provenance"]["data"]) == set(datasets)
 
+@pytest.mark.long
 def test_stopped_while_pages_are_made(smoke, tmp_path):
     "Ctrl-C during the notebooks: one line, exit code 1, no kernel left; the same command goes on."
     for folder in ("data", "runs"): shutil.copytree(smoke/folder, tmp_path/folder)
@@ -226,6 +232,7 @@ def test_nothing_is_rendered_beside_real_data(smoke, tmp_path):
     assert done.returncode == 2 and "real data (oulu_npu) and rendered data (casia_fasd, replay_attack)" in done.stderr, done.stderr
     assert files() == before and not (tmp_path/"runs").exists() and not (tmp_path/"reports").exists()
 
+@pytest.mark.long
 def test_data_that_was_replaced_is_cropped_again(smoke, tmp_path):
     "Other videos at the same path never meet the crops of the old."
     shutil.copytree(smoke/"data/smoke/oulu_npu", tmp_path/"DIR/oulu_npu")

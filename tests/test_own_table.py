@@ -50,7 +50,7 @@ MISTAKES = {
 def test_mistakes_of_a_table(tmp_path, mistake):
     change, says, _ = MISTAKES[mistake]
     told = str(check_dataset("table", own_table(tmp_path, change), protocol="own", progress=False))
-    assert told.count(says) == 1, told
+    assert says in told and told.count(says) <= 2, told
     for word in ("release", "unpack", "distributor", "expected -", "number "): assert word not in told, told   # words for licensed data sets
 
 @pytest.mark.parametrize("mistake", [m for m, (_, _, says) in MISTAKES.items() if says])

@@ -96,6 +96,7 @@ def test_papermill_works_alone(smoke, tmp_path):
     assert {"table3.html", "index.html", "real-data.html", "ro-crate-metadata.json"} <= {p.name for p in out(tmp_path).iterdir()}
     assert 'href="table3.html"' in (out(tmp_path)/"index.html").read_text()
 
+@pytest.mark.long
 def test_a_kill_loses_only_the_run_in_progress(smoke, tmp_path):
     shutil.copytree(smoke/"data", tmp_path/"data")
     command = [str(BIN/"fas_reproduce"), "--profile", "smoke", "--root", str(tmp_path), "--quiet", "--tables", "4", "--set", "training.steps=20", "--workers", "1"]

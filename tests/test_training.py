@@ -154,7 +154,7 @@ def several_processes(tmp_path, n=2, before=""):
     return subprocess.run([str(BIN/"torchrun"), "--standalone", "--nproc_per_node", str(n), str(tmp_path/"two.py")], capture_output=True, text=True, timeout=240,
                           env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})        # what `accelerate launch` does for GPUs
 
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_the_number_of_processes_changes_nothing(data, tmp_path, n):
     "Four parts on one process, on two, and on three of which one has two: the same network, statistics of batch norm included, and the same log."
     done = several_processes(tmp_path, n)

@@ -49,7 +49,7 @@ CHECKS = {check[0]: Check(*check) for check in (
     ("V08", "error", "each identity is shown in one split", "compare folders and lists with the release"),
     ("V09", "warning", "each presenter is in one split", "known of the release of WMCA: the people who hold instruments recur; identities shown do not"),
     ("V10", "error", "each presentation is there once", "keep one; folders are part of a name, equal base names in different folders are normal"),
-    ("V11", "error", "files hold frames that can be decoded", "copy them again from the data set"),
+    ("V11", "error", "files hold frames that can be decoded", "do what is said; where nothing is, copy them again from the data set"),
     ("V12", "warning", "pictures have the orientation and size of the release", "look at a frame: was it re-encoded, or its rotation tag lost?"),
     ("V13", "error", "the streams of a recording belong together", "copy the recordings again"),
     ("V14", "error", "time stamps can be read and increase", "copy the recordings again; without them streams are aligned by index"),
@@ -93,7 +93,7 @@ def says(
     return OWN[id] if dataset == "table" and id in OWN else (CHECKS[id].title, CHECKS[id].action)
 
 # %% ../nbs/13_check.ipynb #c008
-SHOWN = 5   # files below a finding; the others of errors and warnings stand at the end
+SHOWN = 5   # files below a finding; those of errors and warnings stand at the end, to be copied
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -118,7 +118,7 @@ def _printable(text): return "".join(c if c.isprintable() or c == "\n" else repr
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    "What the validator says of a data set; prints as what was found, the counts, and more files to copy."
+    "What the validator says of a data set; prints as what was found, the counts, and a list of files to copy."
     dataset:str
     origin:str                # `real`, `rendered`, or empty where nothing was found
     findings:tuple[Finding, ...] = ()
@@ -144,10 +144,10 @@ class Report:
         wide = max([6, *(len(split) for split, *_ in self.counts)])
         counts = [f"{split:{wide}} {species:13} {found:7} {'-' if expected is None else expected:>8} {'' if expected in (None, found) else '  <-- differs'}"
                   for split, species, found, expected in self.counts]
-        files = [f"{f.id} {path}" for f in self.findings for path in f.paths[SHOWN:] if f.severity != "note"]
+        files = [f"{f.id} {path}" for f in self.findings for path in f.paths if f.severity != "note"]
         blocks = [[head, *self.statement], list(map(str, self.findings)),
                   [f"{'split':{wide}} {'species':13} {'found':>7} {'expected':>8}", *counts] if counts else [],
-                  ["more files:", *files[:200], *([f"and {len(files) - 200} more: --json has all"] if len(files) > 200 else [])] if files else []]
+                  ["files:", *files[:200], *([f"and {len(files) - 200} more: --json has all"] if len(files) > 200 else [])] if files else []]
         return _printable("\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block))
 
 # %% ../nbs/13_check.ipynb #c012

@@ -270,7 +270,7 @@ def test_rows_stand_in_our_block_on_rendered_data(tmp_path):
     session = drawn(tmp_path/"a", 3, "rendered", "all", "smoke")
     ours, paper = table_blocks(session, 3)
     names = [r[0] for r in ours["rows"]]
-    assert len(names) == len(METHODS) and names[-1] == "fas_nb on rendered data" and "DeepPixBiS (tiny trunk)" in names and "CDCN (width 4 of 64)" in names
+    assert len(names) == len(METHODS) and names[-1] == "fas_nb, ours" and "DeepPixBiS (tiny trunk)" in names and "CDCN (width 4 of 64)" in names
     assert all(cell.get("mark") == "syn" for row in ours["rows"] for cell in row[1:] if "empty" not in cell)
     deep = next(row for row in ours["rows"] if row[0].startswith("CMFL"))
     assert all(cell["empty"] == "needs the depth of a sensor, which oulu_npu does not have" for cell in deep[1:])

@@ -291,7 +291,7 @@ def prepare(
         from fas_nb.synthetic import check_heads_apart
         for fold in every: check_heads_apart({s: [data.presentations[i] for i in getattr(fold, s)] for s in SPLITS})
     used, failures, stale, notes = {i for fold in every for s in SPLITS for i in getattr(fold, s)}, [], {}, list(data.notes)
-    nobody = set()
+    untrained = set()
     for dataset, folder in data.stores.items():
         todo = [p for p in data.presentations.values() if p.dataset == dataset and p.id in used]
         id_of = {p.path: p.id for p in todo}
@@ -300,9 +300,10 @@ def prepare(
         else: failed = failed_files(folder)
         failures += [(id_of[path], reason) for path, reason in failed.items() if path in id_of]
         if not fill: stale |= outdated([p for p in todo if p.path not in failed], folder, given[dataset])
-        nobody |= {p.id for p in without_face(todo, folder)}
-        notes += faceless(todo, folder, profile.train_faceless)
-    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes), untrained=frozenset() if profile.train_faceless else frozenset(nobody))
+        alone = without_face(todo, folder)
+        if not profile.train_faceless: untrained |= {p.id for p in alone}
+        notes += faceless(alone, profile.train_faceless)
+    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes), untrained=frozenset(untrained))
 
 def _opened(profile, protocols, data_root, runs_dir, render, common):
     "The data sets that some protocols need, the folders of their face files, and where they lie."

@@ -192,7 +192,7 @@ def _annotate_parser():
 def _annotate(args):
     from fas_nb.ablations import get_profile, store_folder
     from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
-    from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores, import_corrections, write_coco
+    from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores, import_corrections, without_face, write_coco
     from fas_nb.reports import place_of, project_root
     from fas_nb.sam_masks import SEGMENTERS
     _take_checkpoint(args)
@@ -218,7 +218,7 @@ def _annotate(args):
     mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
     if args.coco: told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {place_of(args.coco)}"
     if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")): told["look at first"] = place_of(sheet)
-    nobody = faceless(wanted, out)
+    nobody = faceless(without_face(wanted, out))
     for line in nobody: _say(f"fas_annotate: {line}")
     failures = done.failures + mended.failures
     if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, left_out=scan.left_out(), no_face=nobody, folder=str(out), **told), indent=1))

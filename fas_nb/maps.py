@@ -866,12 +866,10 @@ def without_face(
     return [p for p in presentations if (frames := rows(p.id)) and all(row["landmarks"] == "fallback" for row in frames.values())]
 
 def faceless(
-    presentations:Iterable[Presentation],
-    folder:str|Path,       # as for `fill_stores`
-    trained:bool=True,     # do they train?
-) -> list[str]:            # at most one line
+    here:list[Presentation],   # from `without_face`
+    trained:bool=True,         # do they train?
+) -> list[str]:                # at most one line
     "A line for the user where no frame of some presentations showed a face."
-    here = without_face(presentations, folder)
     if not here: return []
     which = ", ".join(Path(p.path).name for p in here[:3]) + (f" and {len(here) - 3} more" if len(here) > 3 else "")
     what = ("the mean face stands in, in the given box or the middle of the picture; take out what shows no face, or let it train nothing: "

@@ -445,7 +445,7 @@ def remarks(
     return [*["tiny trunk"]*trunk, *[began]*(m.trunk and not trunk),
             *[f"width {profile.model.width} of 64"]*(not m.trunk and profile.model.width != 64)]
 
-def row_name(variant:str, origin:str, profile:Profile=None) -> str:
+def row_name(variant:str, profile:Profile=None) -> str:
     "How a row of ours is called; a page says above the table whose rows they are."
     if variant != "ours": return VARIANTS[variant].title + (f" ({', '.join(said)})" if profile and (said := remarks(variant, profile)) else "")
     return "fas_nb, ours"
@@ -464,7 +464,7 @@ def table_blocks(
         columns = ["species left out" if table == 5 else "method", *headers]
         if table == 5: columns, rows = (lambda t: (list(t[0]), [list(r) for r in t[1:]]))(list(zip(columns, *rows)))
         return dict(columns=columns, rows=rows, **kw)
-    ours = {v: [row_name(v, origin, session.profile), *(_show(e, origin) for e in row.values())] for v, row in rows.items()}
+    ours = {v: [row_name(v, session.profile), *(_show(e, origin) for e in row.values())] for v, row in rows.items()}
     notes = [spec.note, *(f"{VARIANTS[v].title}: {get_method(v).note}." for v in variants if v in METHODS and get_method(v).note)]
     what = f"{spec.metric} in per cent, by {spec.unit}; below it the interval of 95 %"
     if origin == "rendered" or not printed:
@@ -474,7 +474,7 @@ def table_blocks(
         return blocks
     match = {v: paper.index[i] for i, v in enumerate(spec.variants)} if table in (4, 5) else {v: _printed_row(v, paper) for v in variants}
     other = ", other settings" if differs_from_paper(session, spec.protocols) else ""
-    def differs(v): return [f"difference, {row_name(v, origin)}{other}", *(_gap(e, p, bool(v in METHODS and v != "ours")) for e, p in zip(rows[v].values(), paper.loc[match[v]]))]
+    def differs(v): return [f"difference, {row_name(v)}{other}", *(_gap(e, p, bool(v in METHODS and v != "ours")) for e, p in zip(rows[v].values(), paper.loc[match[v]]))]
     lines = []
     for line in printed:                       # a method that was run stands below its printed row
         lines += [line, *(row for v in variants if v in METHODS and v != "ours" and match[v] == line[0] for row in (ours[v], differs(v)))]
@@ -723,6 +723,10 @@ def run_name(cell:Cell) -> str:   # `protocol variant fold seed N`
     "What a run is, in words."
     return f"{cell.protocol} {cell.variant} {cell.spec.fold.name} seed {cell.spec.seed}"
 
+def _recorded(name, spec):
+    "The cell of a run that a table's JSON calls `name`, as `run_name` wrote it."
+    return Cell(*name.split(" ")[:2], spec)
+
 def protocol_file(protocol:str) -> str:
     "File name of a protocol's page, without suffix."
     return re.sub(r"\W+", "-", protocol)
@@ -820,7 +824,7 @@ def all_made(session:Session) -> Session:
     "A session with the runs of all tables in its folder of reports, made now or before."
     known = {c.spec.key() for c in session.cells}
     before = {key: name for told in made_tables(session.out).values() for key, name in told["runs"].items()}
-    cells = [Cell(*name.split(" ")[:2], read_spec(session.runs_dir/key)) for key, name in before.items()
+    cells = [_recorded(name, read_spec(session.runs_dir/key)) for key, name in before.items()
              if key not in known and (session.runs_dir/key/"spec.json").exists()]
     return replace(session, cells=(*session.cells, *cells))
 
@@ -1062,7 +1066,7 @@ def verify_numbers(
             for k, spec in specs.items():
                 now, kept = json.loads(json.dumps(results(read_scores(spec, runs), spec))), read_result(spec, runs)
                 if any(kept.get(name) != value for name, value in now.items()): wrong.append(f"run {k}: result.json is not what its scores give")
-            cells = tuple(Cell(*told["runs"][k].split(" ")[:2], spec) for k, spec in specs.items())
+            cells = tuple(_recorded(told["runs"][k], spec) for k, spec in specs.items())
             profile = get_profile(told["profile"], told.get("asked", {}).get("overrides"))
             with tempfile.TemporaryDirectory() as out:
                 session = Session(profile, Data({}, {}, told["data_origin"]), cells, runs, Path(out), asked=told.get("asked", {}))

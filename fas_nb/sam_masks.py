@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINTS', 'SEGMENTERS', 'polygon_mask', 'part_outlines', 'Segmenter', 'mend', 'PolygonSegmenter',
-           'GrabCutSegmenter', 'PartScore', 'Segmentation', 'part_order', 'clean_mask', 'segment', 'assemble',
-           'segment_regions', 'Checkpoint', 'face_sam_tiny', 'verify_checkpoint', 'fetch_checkpoint', 'decode_prompts',
-           'outline_priors', 'SamSegmenter', 'load_sam', 'load_segmenter']
+           'GrabCutSegmenter', 'PartScore', 'Segmentation', 'part_order', 'clean_mask', 'segment', 'worn_glasses',
+           'assemble', 'segment_regions', 'Checkpoint', 'face_sam_tiny', 'verify_checkpoint', 'fetch_checkpoint',
+           'decode_prompts', 'outline_priors', 'SamSegmenter', 'load_sam', 'load_segmenter']
 
 # %% ../nbs/21_sam_masks.ipynb #c003
 import hashlib, os
@@ -337,6 +337,15 @@ def _worn(landmarks, shape, species):   # the outline of an instrument that has 
     outlines = PolygonSegmenter()
     outlines.set_image(np.empty(shape))
     return {part: mask for part, (mask, _) in outlines.predict_face(landmarks, ("instrument",), species).items()}
+
+def worn_glasses(
+    frame:np.ndarray,     # bool [H, W], the frame of glasses as it is seen
+    eye_distance:float,   # inter-ocular distance, pixels
+) -> np.ndarray:          # bool [H, W]
+    "Glasses with all that their frame encloses, without the arms beside them."
+    if not frame.any(): return frame
+    closed = _grow(_grow(frame, .04*eye_distance), -.04*eye_distance)
+    return _grow(_grow(clean_mask(closed), -.07*eye_distance), .07*eye_distance)
 
 def assemble(
     masks:dict[str, np.ndarray],   # part -> bool [H, W], topmost first (`part_order`)

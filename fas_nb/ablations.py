@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'DATASETS',
            'SPLITS', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED', 'Profile',
-           'deviations', 'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'protocol_datasets', 'Data',
-           'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell', 'data_hashes', 'make_spec',
-           'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn', 'work', 'flops_image',
-           'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost', 'spread', 'load_frames',
-           'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed',
+           'deviations', 'get_profile', 'suited', 'Variant', 'TableSpec', 'code_hashes', 'code_hash',
+           'protocol_datasets', 'Data', 'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell',
+           'data_hashes', 'make_spec', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn',
+           'work', 'flops_image', 'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost', 'spread',
+           'load_frames', 'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed',
            'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results',
            'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
            'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
@@ -116,6 +116,18 @@ def get_profile(
             raise InputError(f"cannot set {key}={text}; fields of a profile are {', '.join(names)}", 2) from None
         profile = replace(profile, **{outer[0]: new}) if outer else new
     return profile
+
+def suited(
+    profile:Profile,
+    overrides:dict[str, str],   # fields of it that were asked for
+    data_root:str|Path,         # where the data sets are
+) -> dict[str, str]:            # the same, and a segmenter that suits the data
+    "Real data gets the best segmenter that is there, unless one was asked for or the profile has a larger one already."
+    if "segmenter" in overrides or profile.segmenter != "face_sam_tiny": return overrides
+    if not Path(data_root).exists() or data_origin(data_root) == "rendered": return overrides
+    from fas_nb.sam_masks import best_segmenter   # loads OpenCV
+    best = best_segmenter()
+    return overrides if best == profile.segmenter else overrides | {"segmenter": best}
 
 # %% ../nbs/50_ablations.ipynb #c010
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCOR
            'protocol_datasets', 'Data', 'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell',
            'data_hashes', 'make_spec', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn',
            'work', 'flops_image', 'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost', 'spread',
-           'load_frames', 'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed',
-           'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results',
-           'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
-           'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
+           'mask_hours', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'frame_bytes',
+           'training_data', 'packed', 'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run',
+           'test_set', 'metric_hash', 'results', 'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples',
+           'failure_log', 'take_gpu', 'rank', 'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs',
+           'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, json, math, os, platform, shutil, subprocess, sys, time, traceback, warnings
@@ -450,7 +451,7 @@ def _counted(build, *size):
 
 # kept, because counting loads torch and ten seconds of its inner parts, and every folder of reports shows these; counted again in the test below
 COUNTED = {(PROFILES["small"].model, PROFILES["small"].training.size): 19_788_017_472., (PROFILES["paper"].model, PROFILES["paper"].training.size): 315_649_028_736.,
-           "sam_vit_h": 5_961_082_830_848.}
+           "sam_vit_b": 972_077_334_528., "sam_vit_l": 2_985_680_306_176., "sam_vit_h": 5_961_082_830_848.}
 
 def flops_image(model:ModelOptions, size:int) -> float:
     "Operations for each training image: a forward pass and a backward pass of twice as many."
@@ -529,6 +530,15 @@ def spread(
     busy = [0.]*workers
     for h in sorted(hours, reverse=True): busy[busy.index(min(busy))] += h
     return max(busy)
+
+def mask_hours(
+    segmenter:str,             # `sam_vit_b`, `sam_vit_l` or `sam_vit_h`
+    presentations:int,         # of a data set, 10 frames of each
+    device:float=30e12,        # operations a second that a GPU sustains in half precision
+) -> tuple[float, float]:      # frames a second, hours
+    "What Segment Anything's image encoder asks of one GPU: computed from its operations, not measured."
+    rate = device/flops_mask(segmenter)
+    return rate, 10*presentations/rate/3600
 
 # %% ../nbs/50_ablations.ipynb #c030
 def load_frames(

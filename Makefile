@@ -14,9 +14,9 @@ THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # hundreds of processes start here: what they import is compiled once
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test lab bench readme check clean distclean help
+.PHONY: setup demo test test-long lab bench readme check clean distclean help
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # in an environment of an older lock: two distributions of OpenCV overwrite each other
 FORMER   := mediapipe opencv-contrib-python-headless
@@ -41,7 +41,7 @@ $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
 	else $(BIN)/python -m pip uninstall -q -y $(FORMER) 2>/dev/null; \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(VENV)/pins.txt; fi
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks >/dev/null; git checkout -q -- .gitattributes 2>/dev/null || true; fi
+	@if test -d .git; then $(BIN)/nbdev_install_hooks >/dev/null; git checkout -q -- .gitattributes 2>/dev/null || true; fi
 	@touch $@
 
 demo: setup  ## render data, annotate, train, and make Tables 1-5: open reports/demo/index.html
@@ -52,7 +52,10 @@ check: setup  ## fail when notebooks and package disagree or a notebook is not c
 
 test: setup check  ## notebooks in sync and clean, notebook tests, pytest
 	$(THREADS) $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --pause 0
-	$(THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --maxschedchunk 1 tests
+	$(THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --maxschedchunk 1 -m "not long" tests
+
+test-long: setup  ## the tests that `make test` leaves out for their time: whole commands again, under rarer circumstances
+	$(THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --maxschedchunk 1 -m long tests
 
 lab: setup  ## open JupyterLab
 	$(BIN)/jupyter lab nbs

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'DATASETS',
-           'SPLITS', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED', 'Profile',
-           'deviations', 'get_profile', 'suited', 'Variant', 'TableSpec', 'code_hashes', 'code_hash',
+           'SPLITS', 'WITH_SENSOR', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED',
+           'Profile', 'deviations', 'get_profile', 'suited', 'Variant', 'TableSpec', 'code_hashes', 'code_hash',
            'protocol_datasets', 'Data', 'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell',
-           'data_hashes', 'make_spec', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs', 'images_drawn',
-           'work', 'flops_image', 'flops_mask', 'run_flops', 'annotated_frames', 'Cost', 'table_cost', 'spread',
-           'mask_hours', 'load_frames', 'permute_species', 'score_table', 'example_frames', 'frame_bytes',
-           'training_data', 'packed', 'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run',
-           'test_set', 'metric_hash', 'results', 'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples',
-           'failure_log', 'take_gpu', 'rank', 'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs',
-           'garbage', 'collect_garbage']
+           'data_hashes', 'make_spec', 'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'made_protocols',
+           'table_runs', 'images_drawn', 'work', 'flops_image', 'flops_mask', 'run_flops', 'flops_method',
+           'method_work', 'annotated_frames', 'Cost', 'table_cost', 'spread', 'mask_hours', 'load_frames',
+           'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed', 'reads_depth',
+           'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results',
+           'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
+           'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, json, math, os, platform, shutil, subprocess, sys, time, traceback, warnings
@@ -28,6 +28,7 @@ import pandas as pd
 
 from .closure import closure_hash
 from .datasets import CAN_RENDER, MARKER, UNFINISHED, data_origin, find_root, scan_dataset, usable
+from .methods import METHODS, get_method, procedure_of
 from .manifest import file_hash, git_revision, machine, versions, whole_folder, write_atomically
 from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters, eer, polarity_warning, threshold_at_bpcer,
                             threshold_at_eer)
@@ -56,6 +57,10 @@ class Profile:
     annotations:str = ""     # folder of the files that say where the face is, as `apart` reads it; empty: the detector alone
     lists:str = ""           # folder of protocol lists, likewise; empty: those that lie with the data sets
     partial:bool = False     # go on when listed presentations are not on disk?
+    train_faceless:bool = True   # train on presentations in which no face was found, with the mean face in the given box or the middle?
+    trunk:str = "tiny"       # of compared methods with a dense trunk: `full`, as published, or `tiny`
+    pretrained:str = "none"  # what it starts from: `none`, `imagenet` (fetched by torchvision), or a file of weights
+    published:bool = False   # are compared methods trained as they were published? Otherwise with the profile's own length
 
 PROFILES = {p.name: p for p in (
     Profile("smoke", "smoke", 96, ModelOptions(width=4), TrainingOptions(size=24, steps=40, batch=12, lr=1.6e-2, schedule="one_cycle", leak=.1),
@@ -64,20 +69,21 @@ PROFILES = {p.name: p for p in (
             ScoringOptions(frames=1, size=24)),
     Profile("small", "small", 192, ModelOptions(width=32), TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
             ScoringOptions(frames=5, size=128), seeds=(0, 1, 2)),
-    Profile("paper", "", 320, ModelOptions(), TrainingOptions(micro=20), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2)))}
+    Profile("paper", "", 320, ModelOptions(), TrainingOptions(micro=20), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2),
+            trunk="full", published=True))}
 
 PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it does)
     "landmarks": (("3ddfa_v2",), "Points prompt for SAM: dense face alignment (Guo et al. 2020)"),
     "depth": (("3ddfa_v2",), "Depth in three-channel map: the sensor's on WMCA, elsewhere dense face alignment (Guo et al. 2020)"),
     "segmenter": (("sam_vit_h", "sam_vit_l", "sam_vit_b"), "Segment Anything (which of its three weights is not said)"),
-    "partial": ((False,), "Datasets and Metrics: whole data sets"),
+    "partial": ((False,), "Datasets and Metrics: whole data sets"), "train_faceless": ((True,), "Datasets and Metrics: whole data sets"),
     "model.network": (("dccdn",), "Base model"), "model.width": ((64,), "Base model: DC-CDN as published"), "model.theta": ((.7,), "Hyper-parameters"),
     "training.size": ((256,), "Base model: DC-CDN as published"), "training.epochs": ((500,), "Hyper-parameters"), "training.steps": ((0,), "Hyper-parameters: epochs"),
     "training.batch": ((160,), "Hyper-parameters"), "training.micro": ((20,), "Hyper-parameters: 160 on 8 GPUs"), "training.lr": ((2e-3,), "Hyper-parameters"), "training.schedule": (("halving",), "Hyper-parameters: halves every 200 epochs"),
     "training.flip": ((.5,), "Hyper-parameters: random horizontal flipping"), "training.crop": (((1.2, 1.4),), "Hyper-parameters: random cropping (how much is not said)"),
     "mcrea.gamma": ((.5,), "Hyper-parameters"), "mcrea.rho": ((1,), "Hyper-parameters (3 in the caption of Table 5)"), "mcrea.scheme": (("clip",), "Algorithm 1"),
     # what it does not have
-    **{f"training.{name}": ((off,), "not in the paper") for name, off in dict(weight_decay=0., leak=0., clip=0., ema=0., precision="float32").items()}}
+    **{f"training.{name}": ((off,), "not in the paper") for name, off in dict(weight_decay=0., leak=0., clip=0., ema=0., precision="float32", jitter=0., balanced=False).items()}}
 
 def deviations(
     profile:Profile,
@@ -139,6 +145,7 @@ class Variant:
     model:dict = field(default_factory=dict, hash=False)     # fields of `ModelOptions` that differ,
     training:dict = field(default_factory=dict, hash=False)  # of `TrainingOptions`,
     mcrea:dict = field(default_factory=dict, hash=False)     # of `MCREAOptions`
+    method:str = "ours"        # key of `METHODS`
 
 VARIANTS = {
     "living_only":   Variant("w/o attack and background channel", "living_only"),
@@ -154,7 +161,8 @@ VARIANTS = {
     "decoder":       Variant("light decoder, maps at half size", model=dict(head="decoder")),
     "full_loss":     Variant("loss at full resolution", training=dict(loss_grid="full")),
     "instrument":    Variant("whole instrument is attack", training=dict(preset="instrument")),
-    "ours":          Variant("ours")}
+    "ours":          Variant("ours"),
+    **{m.name: Variant(m.title, mcrea=dict(gamma=0.), method=m.name) for m in METHODS.values() if m.name != "ours"}}
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
@@ -193,9 +201,13 @@ TRAINS, SCORES = ("training.train",), ("decision.score_frames", "ablations.score
 _REPORTING = ("training._Book", "training._summary", "training._of_all", "training._timed", "training._stop_unless_finite",
               "training.batch_threads")   # what only saves, reports, or says how many threads work
 
-def code_hashes() -> dict[str, str]:   # fields of `RunSpec`, 16 hexadecimal digits each
-    "Hashes of the code that trains and of the code that scores."
-    return dict(code=closure_hash(TRAINS, _REPORTING), scoring_code=closure_hash(SCORES))
+def code_hashes(
+    method:str="ours",     # key of `METHODS`
+) -> dict[str, str]:       # fields of `RunSpec`, 16 hexadecimal digits each
+    "Hashes of the code that trains and of the code that scores; other methods are in neither."
+    if method == "ours": return dict(code=closure_hash(TRAINS, _REPORTING), scoring_code=closure_hash(SCORES))
+    m = get_method(method)
+    return dict(code=closure_hash((*TRAINS, m.procedure), _REPORTING), scoring_code=closure_hash((*SCORES, m.network)))
 
 def code_hash() -> str:  # 16 hexadecimal digits
     "Both in one."
@@ -224,12 +236,15 @@ class Data:
     fingerprints:dict[str, str] = field(default_factory=dict)   # data set -> `fingerprint`
     outdated:dict[str, tuple] = field(default_factory=dict)     # presentation id -> what is another than when it was annotated; filled by `prepare(fill=False)`
     notes:tuple[str, ...] = ()             # what a user has to know of the data before a run: lines left out, presentations without a face
+    untrained:frozenset[str] = frozenset() # ids that no training sees, for want of a face
+    weights:str = ""                       # file that the trunks of compared methods start from
 
     def folds(self, protocol:str) -> list[Fold]:
         "The folds of `dataset/protocol`."
         dataset, _, name = protocol.partition("/")
         needed = protocol_datasets(protocol)
-        return folds(dataset, name, [p for p in self.presentations.values() if p.dataset in needed], self.partial, self.lists.get(dataset))
+        found = folds(dataset, name, [p for p in self.presentations.values() if p.dataset in needed], self.partial, self.lists.get(dataset))
+        return [replace(fold, train=tuple(i for i in fold.train if i not in self.untrained)) for fold in found] if self.untrained else found
 
     def readable(self, ids) -> list[str]:
         "Those of the presentations that could be read and annotated; the others count as errors of their class."
@@ -280,7 +295,7 @@ def prepare(
     fill:bool=True,          # crop and annotate? Otherwise what is outdated is named in `Data.outdated`
 ) -> Data:
     "Render what may be rendered, open the data sets, crop and annotate every presentation that the protocols use."
-    from fas_nb.maps import failed_files, faceless, fill_stores, outdated
+    from fas_nb.maps import failed_files, faceless, fill_stores, outdated, without_face
     common = dict(workers=workers, scheduler=scheduler, progress=progress)
     data, given, roots = _opened(profile, protocols, Path(data_root), runs_dir, profile.render if render else "", common)
     every = [fold for p in protocols for fold in data.folds(p)]
@@ -288,6 +303,7 @@ def prepare(
         from fas_nb.synthetic import check_heads_apart
         for fold in every: check_heads_apart({s: [data.presentations[i] for i in getattr(fold, s)] for s in SPLITS})
     used, failures, stale, notes = {i for fold in every for s in SPLITS for i in getattr(fold, s)}, [], {}, list(data.notes)
+    untrained = set()
     for dataset, folder in data.stores.items():
         todo = [p for p in data.presentations.values() if p.dataset == dataset and p.id in used]
         id_of = {p.path: p.id for p in todo}
@@ -296,8 +312,10 @@ def prepare(
         else: failed = failed_files(folder)
         failures += [(id_of[path], reason) for path, reason in failed.items() if path in id_of]
         if not fill: stale |= outdated([p for p in todo if p.path not in failed], folder, given[dataset])
-        notes += faceless(todo, folder)
-    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes))
+        alone = without_face(todo, folder)
+        if not profile.train_faceless: untrained |= {p.id for p in alone}
+        notes += faceless(alone, profile.train_faceless)
+    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes), untrained=frozenset(untrained))
 
 def _opened(profile, protocols, data_root, runs_dir, render, common):
     "The data sets that some protocols need, the folders of their face files, and where they lie."
@@ -312,7 +330,9 @@ def _opened(profile, protocols, data_root, runs_dir, render, common):
         home, given[dataset] = find_root(dataset, root), apart(profile.annotations, dataset)
         fingerprints[dataset] = fingerprint(home, found)
         stores[dataset] = str(store_folder(profile, dataset, home, given[dataset], runs_dir))
-    data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial, fingerprints=fingerprints, notes=tuple(notes))
+    weights = "" if profile.pretrained in ("none", "imagenet") else str(Path(profile.pretrained).absolute())
+    data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial,
+                fingerprints=fingerprints, notes=tuple(notes), weights=weights)
     return data, given, roots
 
 def dataset_roots(
@@ -355,11 +375,13 @@ class Cell:
 
 def data_hashes(
     fold:Fold, data:Data,
-) -> dict[str, str]:   # the fields of `RunSpec` that stand for data
+    depth:bool=False,      # is the depth of a sensor read?
+) -> dict[str, str]:       # the fields of `RunSpec` that stand for data
     "Hashes of what is learnt (crops and annotations of training presentations), of what is scored (crops alone) and of what is known of all of them."
     def of(ids, *stores):
         by_dataset = {d: [i for i in data.readable(ids) if i.split("/")[0] == d] for d in data.stores}
-        return hashlib.sha256("".join(store(d).hash(i) for store in stores for d, i in by_dataset.items() if i).encode()).hexdigest()
+        more = lambda store: dict(depth=True) if depth and store == data.frame_store else {}
+        return hashlib.sha256("".join(store(d).hash(i, **more(store)) for store in stores for d, i in by_dataset.items() if i).encode()).hexdigest()
     known = [(p.id, p.species, p.subject, p.attrs.get("instrument", "")) for i in sorted({*fold.train, *fold.dev, *fold.test}) for p in [data.presentations[i]]]
     return dict(annotations=of(fold.train, data.frame_store, data.annotation_store), frames=of(fold.dev + fold.test, data.frame_store),
                 labels=hashlib.sha256(json.dumps(known).encode()).hexdigest())
@@ -373,8 +395,57 @@ def make_spec(
 ) -> RunSpec:
     "The specification of one run."
     chosen = VARIANTS[variant]
-    return RunSpec(fold, chosen.scheme, replace(profile.model, **chosen.model), replace(profile.training, **chosen.training),
-                   replace(profile.mcrea, **chosen.mcrea), profile.scoring, seed, permuted=permuted, **code_hashes(), **hashes)
+    return RunSpec(fold, chosen.scheme, **options_of(profile, variant), seed=seed, permuted=permuted,
+                   method=chosen.method, **code_hashes(chosen.method), **hashes)
+
+def options_of(
+    profile:Profile,
+    variant:str,    # key of `VARIANTS`
+) -> dict:          # `model`, `training`, `mcrea`, `scoring` of a `RunSpec`
+    """How a variant is trained and scored in the size of a profile. A compared method follows its own recipe where the profile
+    says `published`; otherwise the profile's length, and of the recipe what does not depend on it. Either way what the
+    profile changes about pictures and draws serves it too."""
+    chosen, training = VARIANTS[variant], profile.training
+    if (method := get_method(chosen.method)).name == "ours":
+        return dict(model=replace(profile.model, **chosen.model), training=replace(training, **chosen.training),
+                    mcrea=replace(profile.mcrea, **chosen.mcrea), scoring=profile.scoring)
+    size, own = min(method.size, training.size), method.recipe
+    if not profile.published:
+        own = {k: v for k, v in own.items() if k in ("weight_decay", "balanced", "jitter")} | dict(lr=min(training.lr, method.lr))
+    balanced, jitter = training.balanced or own.get("balanced", False), training.jitter or own.get("jitter", 0.)
+    own = own | dict(size=size, balanced=balanced, jitter=jitter) | (dict(micro=0) if "batch" in own else {})
+    return dict(model=replace(profile.model, **_trunk(profile, method)), training=replace(training, **own),
+                mcrea=MCREAOptions(gamma=0.), scoring=replace(profile.scoring, size=size))
+
+def _trunk(profile, method):
+    "The options of a dense trunk; a file of weights counts by its hash."
+    if not method.trunk: return {}
+    which = profile.pretrained
+    if which == "none": return dict(trunk=profile.trunk)
+    if profile.trunk != "full": raise InputError(
+        f"pretrained={which}: profile {profile.name} has a {profile.trunk} trunk; add --set trunk=full", 2)
+    if which != "imagenet" and not Path(which).is_file(): raise InputError(
+        f"pretrained={which}: is no file of weights; give one, none, or imagenet", 2)
+    return dict(trunk="full", pretrained=which if which == "imagenet" else _weights_hash(which))
+
+@cache
+def _weights_hash(path): return file_hash(path)
+
+def no_sensor(
+    variant:str,           # key of `VARIANTS`
+    protocol:str,          # `dataset/protocol`
+    data:Data|None=None,   # opened and filled; without it only what a data set never has is told
+) -> str:                  # why there is no such cell; empty where there may be one
+    "Methods that read a sensor's depth have no run where no sensor measured; depth of a mesh is a guess from colour and never stands in."
+    if "depth" not in get_method(VARIANTS[variant].method).inputs: return ""
+    if lacking := [d for d in protocol_datasets(protocol) if d not in WITH_SENSOR]:
+        return f"needs the depth of a sensor, which {' and '.join(lacking)} {'does' if len(lacking) == 1 else 'do'} not have"
+    if data is None: return ""
+    ids = [i for fold in data.folds(protocol) for s in SPLITS for i in data.readable(getattr(fold, s))]
+    without = next((i for i in ids if not data.frame_store(i.split("/")[0]).depth_digest(i)), None)
+    return f"needs the depth of a sensor, which {without} does not have" if without else ""
+
+WITH_SENSOR = ("wmca", "table")   # data sets that may have one
 
 def check_names(
     protocol:str,             # `dataset/protocol`
@@ -396,8 +467,10 @@ def protocol_runs(
 ) -> list[Cell]:
     "The runs of one protocol: every fold, variant and seed."
     check_names(protocol, variants)
-    return [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes))
-            for fold in data.folds(protocol) for hashes in [data_hashes(fold, data)] for v in variants for seed in seeds or profile.seeds]
+    possible = [v for v in variants if not no_sensor(v, protocol, data)]
+    deep = {v: "depth" in get_method(VARIANTS[v].method).inputs for v in possible}
+    return [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes[deep[v]])) for fold in data.folds(protocol)
+            for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible for seed in seeds or profile.seeds]
 
 def made_protocols(
     table:int,         # number of the table
@@ -428,6 +501,7 @@ def images_drawn(
 def work(
     table:int,            # number of the table
     profile:Profile,
+    variants:tuple[str, ...]=(),      # keys of `VARIANTS`; empty: those of the table
 ) -> dict[tuple, tuple[int, int]]:    # (fold, variant) -> images that its training draws, frames that it scores, with the real data sets
     "How much each run of a table has to do; every fold and variant, one seed."
     counts, out, own = protocol_counts(), {}, {"casia_fasd": "intra", "replay_attack": "grandtest"}
@@ -437,8 +511,10 @@ def work(
         for fold in [f for d, f, split, species in counts if d == dataset and split == "train" and species == "all" and (f == name or f.startswith(f"{name}_"))]:
             n = {s: counts[dataset, fold, s, "all"][0] for s in SPLITS}
             if target: n["test"] = counts[target[0], own[target[0]], "test", "all"][0]
-            for v in TABLES[table].variants:
-                out[f"{dataset}/{fold}", v] = (images_drawn(profile.training, n["train"]), sum(n.values())*profile.scoring.frames)
+            for v in variants or TABLES[table].variants:
+                if no_sensor(v, protocol): continue
+                drawn = images_drawn(options_of(profile, v)["training"], n["train"])
+                out[f"{dataset}/{fold}", v] = (drawn, sum(n.values())*profile.scoring.frames)
     return out
 
 def _counted(build, *size):
@@ -451,7 +527,11 @@ def _counted(build, *size):
 
 # kept, because counting loads torch and ten seconds of its inner parts, and every folder of reports shows these; counted again in the test below
 COUNTED = {(PROFILES["small"].model, PROFILES["small"].training.size): 19_788_017_472., (PROFILES["paper"].model, PROFILES["paper"].training.size): 315_649_028_736.,
-           "sam_vit_b": 972_077_334_528., "sam_vit_l": 2_985_680_306_176., "sam_vit_h": 5_961_082_830_848.}
+           "sam_vit_b": 972_077_334_528., "sam_vit_l": 2_985_680_306_176., "sam_vit_h": 5_961_082_830_848.,
+           # compared methods as published
+           "cdcn": 284_085_556_992., "cdcn_pp": 304_767_828_672., "dc_cdn": 315_647_455_872.,
+           "auxiliary": 284_704_505_856., "deep_pix_bis": 27_507_337_368., "mc_pix_bis": 27_861_379_224.,
+           "rgbd_mh_bce": 54_305_694_720., "cmfl": 54_305_694_720., "resnet50": 24_522_829_824.}
 
 def flops_image(model:ModelOptions, size:int) -> float:
     "Operations for each training image: a forward pass and a backward pass of twice as many."
@@ -481,6 +561,31 @@ def run_flops(
     "What the runs of a table cost, counted."
     each = flops_image(profile.model, profile.training.size)
     return {r: (images + frames/3)*each for r, (images, frames) in work(table, profile).items()}
+
+def flops_method(
+    name:str,   # key of `METHODS`
+) -> float:
+    "Operations for each training image of a compared method as profile `paper` trains it."
+    return COUNTED.get(name) or _count_method(name)
+
+@cache
+def _count_method(name):
+    import torch
+    options = options_of(PROFILES["paper"], name)
+    spec = RunSpec(None, "full", **options, seed=0, annotations="", frames="", code="", method=name)
+    planes, size = 3 + ("depth" in get_method(name).inputs), options["training"].size
+    build = lambda: procedure_of(name).build(spec, "meta").train()
+    with torch.random.fork_rng(devices=[]): return 3*_counted(build, planes, size, size)
+
+def method_work(
+    name:str,                  # key of `METHODS`
+    tables:tuple[int, ...],    # numbers
+    profile:Profile,           # one that trains as published
+) -> tuple[int, int, float]:   # runs, images that are drawn, operations of training and scoring
+    "What a compared method asks for in some tables, with all seeds."
+    counts, seeds = [n for t in tables for n in work(t, profile, (name,)).values()], len(profile.seeds)
+    images, frames = (sum(n[i] for n in counts)*seeds for i in (0, 1))
+    return len(counts)*seeds, images, (images + frames/3)*flops_method(name)
 
 def annotated_frames(
     table:int,      # number of the table
@@ -545,14 +650,15 @@ def load_frames(
     ids:tuple[str, ...],  # presentation ids
     data:Data,
     labels:bool=False,    # read the annotations too?
+    depth:bool=False,     # and the depth of the sensor?
 ):                        # `Frames`, or (`Frames`, `Labels`)
     "The stored face crops of some presentations, of one or several data sets."
     parts, annotated, ids = [], [], data.readable(ids)
     for d in sorted({i.split("/")[0] for i in ids}):
-        frames = data.frame_store(d).read([i for i in ids if i.split("/")[0] == d])
+        frames = data.frame_store(d).read([i for i in ids if i.split("/")[0] == d], depth)
         parts.append(frames)
         if labels: annotated.append(data.annotation_store(d).labels(frames))
-    join = lambda cls, records: cls(*(np.concatenate([getattr(r, f.name) for r in records]) for f in fields(cls)))
+    def join(cls, records): return cls(*(np.concatenate(own) if own[0] is not None else None for f in fields(cls) for own in [[getattr(r, f.name) for r in records]]))
     return (join(Frames, parts), join(Labels, annotated)) if labels else join(Frames, parts)
 
 def permute_species(
@@ -615,17 +721,19 @@ def frame_bytes(
 def training_data(
     ids:tuple[str, ...],  # presentation ids, of one data set
     data:Data,
+    depth:bool=False,     # read the depth of the sensor too?
 ) -> tuple[Frames, Labels, np.ndarray]:  # what is there; int [m], the rows of these presentations
     "Frames and labels to learn from, in the order of ids; from files that folds, seeds and processes share where they are many."
     ids = sorted(data.readable(ids))            # whatever order a list has: it is in no key
     n = sum(len(data.frame_store(i.split("/")[0]).index(i)[0]) for i in ids)
-    if n*frame_bytes(load_frames(ids[:1], data).images.shape[1]) <= IN_MEMORY: return *load_frames(ids, data, labels=True), np.arange(n)
-    frames, labels = packed(ids[0].split("/")[0], data)
+    if n*frame_bytes(load_frames(ids[:1], data).images.shape[1]) <= IN_MEMORY: return *load_frames(ids, data, True, depth), np.arange(n)
+    frames, labels = packed(ids[0].split("/")[0], data, depth)
     return frames, labels, np.flatnonzero(np.isin(frames.presentation, ids))
 
 def packed(
     dataset:str,
     data:Data,
+    depth:bool=False,     # with the depth of the sensor
 ) -> tuple[Frames, Labels]:
     "All annotated frames of a data set as arrays on disk, made once; another content has another name, and older ones go."
     from filelock import FileLock
@@ -633,12 +741,12 @@ def packed(
     frames, annotations = data.frame_store(dataset), data.annotation_store(dataset)
     ids = sorted(i for i, p in data.presentations.items() if p.dataset == dataset and annotations.rows(i))
     ids = [i for i in data.readable(ids) if not frames.missing([i])]
-    name = hashlib.sha256(f"{frames.hash(ids)} {annotations.hash(ids)}".encode()).hexdigest()[:16]
-    folder = Path(data.stores[dataset])/"packed"/name
+    name = hashlib.sha256(f"{frames.hash(ids, **dict(depth=True) if depth else {})} {annotations.hash(ids)}".encode()).hexdigest()[:16]
+    folder = Path(data.stores[dataset])/("packed_depth" if depth else "packed")/name
     with FileLock(Path(data.stores[dataset])/"packed.lock"):
         if not folder.exists():
             shutil.rmtree(folder.parent, ignore_errors=True)
-            pack((load_frames([i], data, labels=True) for i in ids), sum(len(frames.index(i)[0]) for i in ids), folder)
+            pack((load_frames([i], data, True, depth) for i in ids), sum(len(frames.index(i)[0]) for i in ids), folder)
     return unpack(folder)
 
 def _held_out(spec, data):
@@ -646,9 +754,14 @@ def _held_out(spec, data):
     from fas_nb.training import held_out_loss
     ids = data.readable(spec.fold.dev)
     if not ids: return None
-    frames, labels = load_frames([ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, HELD_OUT).round().astype(int))], data, labels=True)
+    some = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, HELD_OUT).round().astype(int))]
+    frames, labels = load_frames(some, data, True, reads_depth(spec))
     first = np.unique(frames.presentation, return_index=True)[1]
-    return held_out_loss(spec, frames.take(first), labels.take(first))
+    return held_out_loss(spec, frames.take(first), labels.take(first), procedure=procedure_of(spec.method))
+
+def reads_depth(spec:RunSpec) -> bool:
+    "Does the method of a run read the depth of a sensor?"
+    return "depth" in get_method(spec.method).inputs
 
 @contextmanager
 def whole_or_absent(
@@ -684,12 +797,13 @@ def make_network(
     folder, begun, waited = network_folder(spec, runs_dir), time.perf_counter(), {}
     if (folder/"network.json").exists(): return folder
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
-    with first_alone(): frames, labels, rows = training_data(spec.fold.train, data)
+    with first_alone(): frames, labels, rows = training_data(spec.fold.train, data, reads_depth(spec))
     if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
-    recompute = is_large(spec) and memory_plan(spec, device_memory())[0]
+    procedure = procedure_of(spec.method, data.weights)
+    recompute = is_large(spec) and memory_plan(spec, device_memory(), procedure)[0]
     with whole_or_absent(folder, keep=not rank()) as part:       # of several processes the first keeps it
         _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint, validate=_held_out(spec, data), out=part,
-                       recompute=recompute, seconds=waited)
+                       recompute=recompute, seconds=waited, procedure=procedure)
         if rank(): return folder
         (part/"last.safetensors").rename(part/"model.safetensors")
         spent = time.perf_counter() - begun
@@ -702,7 +816,8 @@ def make_network(
 def is_large(spec:RunSpec) -> bool:
     "Is its memory worth a look before the start? Small networks fit anywhere, and to count loads torch."
     options = spec.training
-    return min(options.micro or options.batch, options.batch)*options.size**2*spec.model.width >= 2**24
+    width = 64 if get_method(spec.method).trunk and spec.model.trunk == "full" else spec.model.width
+    return min(options.micro or options.batch, options.batch)*options.size**2*width >= 2**24
 
 def _provenance(data):
     return {"data": data.fingerprints, "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
@@ -741,7 +856,7 @@ def _score(spec, data, network, part):
     model = load_network(network/"model.safetensors")[0].to(device)
     for split in SPLITS:
         ids = getattr(spec.fold, split)
-        frames = load_frames(ids, data)
+        frames = load_frames(ids, data, depth=reads_depth(spec))
         with tf32(spec.training.tf32): scores = _shared(model, frames, spec, device)
         tables.append(score_table(frames, scores, split, ids, data.presentations))
     if rank(): return
@@ -761,10 +876,13 @@ def _score(spec, data, network, part):
 def _keep_examples(spec, scores, frames, model, device, part):
     "Predicted maps of a few test frames, for pages."
     from fas_nb.dccdn import fuse
-    from fas_nb.decision import predict_maps, scoring_crop
+    from fas_nb.decision import network_output, scoring_crop, shown_maps
     shown = example_frames(scores)
     place = shown - int((scores.split != "test").sum())    # among the test frames, which come first in the table of their split
-    maps = predict_maps(fuse(model), scoring_crop(frames.take(place), spec.scoring)[0], device) if len(shown) else np.zeros((0, 0, 0, 0))
+    maps = np.zeros((0, 0, 0, 0))
+    if len(shown):
+        out = network_output(fuse(model), scoring_crop(frames.take(place), spec.scoring, model.planes)[0], device)
+        maps = shown_maps(model, out, spec.scoring.size, spec.scheme)[0]
     np.savez_compressed(part/"examples.npz", row=shown, maps=(np.clip(maps, 0, 1)*255).round().astype(np.uint8))
 
 def _here(): return hashlib.sha256(platform.node().encode()).hexdigest()[:8]   # this machine, without its name
@@ -944,8 +1062,9 @@ def _tell_memory(specs, workers, progress):
     "One line about the largest training to come; `InputError` where it does not fit."
     if not (large := [s for s in specs if is_large(s)]): return
     from fas_nb.training import device_memory, memory_plan, needed_memory
+    most = max(large, key=lambda s: needed_memory(s, procedure=procedure_of(s.method)))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, min(workers, len(specs)))
-    _, line = memory_plan(max(large, key=needed_memory), device_memory(processes=here))
+    _, line = memory_plan(most, device_memory(processes=here), procedure_of(most.method))
     if progress and not rank(): print(line, file=sys.stderr, flush=True)
 
 def make_runs(
@@ -983,6 +1102,7 @@ def find_runs(
     "Finished runs: key, what was trained, and the result."
     rows = []
     for path in sorted(Path(runs_dir).glob(f"{prefix}*/result.json")):
+        if path.parent.suffix == ".partial": continue     # of a process that writes it now
         spec, result = json.loads((path.parent/"spec.json").read_text()), json.loads(path.read_text())
         rows.append(dict(key=path.parent.name, protocol=f"{spec['fold']['dataset']}/{spec['fold']['protocol']}", fold=spec["fold"]["name"],
                          variant=_variant_of(spec), seed=spec["seed"], **result))
@@ -990,14 +1110,16 @@ def find_runs(
 
 def _variant_of(spec:dict):
     "The name of the variant that a stored specification is, whatever its profile."
+    if (method := spec.get("method", "ours")) != "ours": return method
     options = dict(model=ModelOptions(), training=TrainingOptions(), mcrea=MCREAOptions())
     varied = {(part, k) for v in VARIANTS.values() for part in options for k in getattr(v, part)}   # what tells variants apart
-    return next((name for name, v in VARIANTS.items() if v.scheme == spec["scheme"] and all(
+    return next((name for name, v in VARIANTS.items() if v.method == "ours" and v.scheme == spec["scheme"] and all(
         spec[part].get(k) == getattr(v, part).get(k, getattr(options[part], k)) for part, k in varied)), "another")
 
 def _outdated(spec:dict, profile):
     "Was this run made for the profile, and by earlier code, so that its key never comes up again?"
-    if all(spec.get(k) == v for k, v in code_hashes().items()) or (name := _variant_of(spec)) not in VARIANTS: return False
+    name = _variant_of(spec)
+    if name not in VARIANTS or all(spec.get(k) == v for k, v in code_hashes(VARIANTS[name].method).items()): return False
     wanted = json.loads(json.dumps(asdict(make_spec(profile, None, name, 0, dict(annotations="", frames="")))))
     return all(spec[part].get(k, x) == x for part in ("model", "training", "mcrea", "scoring") for k, x in wanted[part].items())
 
@@ -1010,7 +1132,8 @@ def garbage(
     """What no run needs any more: finished runs of the profile that earlier code made, and what unfinished runs left behind: a checkpoint or a trace that
     nothing touched for a day or whose run was finished since, a half-written folder whose process is gone, networks of runs that go. Runs of other profiles stay."""
     runs_dir, now = Path(runs_dir), time.time()
-    finished = {p.parent: json.loads(p.read_text()) for p in sorted(runs_dir.glob("*/spec.json")) if (p.parent/"result.json").exists()}
+    finished = {p.parent: json.loads(p.read_text()) for p in sorted(runs_dir.glob("*/spec.json"))
+                if (p.parent/"result.json").exists() and p.parent.suffix != ".partial"}
     old = [folder for folder, spec in finished.items() if _outdated(spec, profile)]
     long_ago = lambda p: now - p.stat().st_mtime > ABANDONED
     idle = lambda p: long_ago(p) or any((p.with_name(p.name.lstrip(".").split(".")[0])/name).exists() for name in ("result.json", "network.json"))

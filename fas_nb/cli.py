@@ -17,6 +17,8 @@ from .vocab import InputError
 def _parser(name, does, example):
     return argparse.ArgumentParser(name, description=does, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
 
+def _count(n, one): return f"{n} {one}{'s'*(n != 1)}"
+
 def _say(text): print(text, file=sys.stderr, flush=True)
 
 def _prepare(prog):
@@ -195,7 +197,7 @@ def _annotate_parser():
 def _annotate(args):
     from fas_nb.ablations import get_profile, store_folder, suited
     from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
-    from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores, import_corrections, write_coco
+    from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores, import_corrections, without_face, write_coco
     from fas_nb.reports import place_of, project_root
     from fas_nb.sam_masks import SEGMENTERS
     _take_checkpoint(args)
@@ -223,24 +225,26 @@ def _annotate(args):
     mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
     if args.coco: told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {place_of(args.coco)}"
     if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")): told["look at first"] = place_of(sheet)
-    nobody = faceless(wanted, out)
+    nobody = faceless(without_face(wanted, out))
     for line in nobody: _say(f"fas_annotate: {line}")
     failures = done.failures + mended.failures
     if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, left_out=scan.left_out(), no_face=nobody, folder=str(out), **told), indent=1))
     else:
-        print(f"{len(wanted)} presentations: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {place_of(out)}")
+        print(f"{_count(len(wanted), 'presentation')}: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {place_of(out)}")
         for what, number in done.again: print(f"made again because of another {what}: {number}")
-        if done.given_not_used: print(f"the given face could not be used in {done.given_not_used} frames, the detector was")
-        if args.corrections: print(f"{mended.done} region maps corrected, {mended.skipped} as they were, {len(mended.failures)} do not fit")
+        if done.given_not_used: print(f"the given face could not be used in {_count(done.given_not_used, 'frame')}, the detector was")
+        if args.corrections: print(f"{_count(mended.done, 'region map')} corrected, {mended.skipped} as before, {len(mended.failures)} that did not fit")
         for what, where in told.items(): print(f"{what}: {where}")
         if out.resolve() != Path(read).resolve(): print(f"no run reads these: runs of profile {profile.name} read {place_of(read)}, which is filled without --out")
         for item, reason in failures: print(f"  {item}: {reason}")
+        if failures: print(f"exit code 1, because of {_count(len(failures), 'file')} above; everything else was done and is kept")
     return 1 if failures else 0
 
 fas_annotate = _command(_annotate_parser, _annotate)
 
 # %% ../nbs/52_cli.ipynb #c011
 def _run_parser():
+    from fas_nb.methods import METHODS
     p = _parser("fas_run", "Make the runs of one protocol (a training and its scores for each fold and seed), or list, show or remove finished runs.",
                 "fas_run --protocol oulu_npu/1 --variant ours --profile demo")
     what = p.add_mutually_exclusive_group()
@@ -250,6 +254,7 @@ def _run_parser():
     p.add_argument("--yes", action="store_true", help="with --gc: remove it")
     p.add_argument("--protocol", default="oulu_npu/1", help="dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
     p.add_argument("--variant", default="ours", help="ours, living_only, attack_only, no_background, binary, no_mcrea, or one of Table 6 (ours)")
+    p.add_argument("--method", default="ours", help=f"one of {', '.join(METHODS)} (ours)")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs of this machine that share each run; on several machines start fas_run with torchrun (1)")
     _profile_options(p); _work_options(p)
@@ -275,9 +280,16 @@ def _together(args):
             return 1
     return 0
 
+def _way(args):
+    "The variant of ours or the compared method that is asked for."
+    from fas_nb.methods import get_method
+    name = get_method(args.method).name
+    if name != "ours" and args.variant != "ours": raise InputError("--variant is a way to train ours; leave it out with another --method", 2)
+    return args.variant if name == "ours" else name
+
 def _run(args):
-    from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, rank, read_result
-    from fas_nb.reports import open_session, place_of, project_root
+    from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, no_sensor, rank, read_result
+    from fas_nb.reports import LEARNT, open_session, place_of, project_root
     if args.devices < 1: raise InputError(f"--devices {args.devices}: give 1 or more", 2)
     if args.devices > 1 and "RANK" not in os.environ: return _together(args)
     _take_checkpoint(args)
@@ -296,7 +308,8 @@ def _run(args):
         return 0
     options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root, overrides=_overrides(args),
                    workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
-    session = open_session(args.profile, {args.protocol: (args.variant,)}, **options)
+    session = open_session(args.profile, {args.protocol: (_way(args),)}, **options)
+    if not session.cells: raise InputError(f"{args.method} has no run on {args.protocol}: it {no_sensor(args.method, args.protocol, session.data)}", 2)
     if rank(): return 1 if session.failures else 0          # the first process tells
     for line in session.data.notes: _say(f"fas_run: {line}")
     rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed, **read_result(c.spec, runs_dir))
@@ -305,6 +318,8 @@ def _run(args):
     if rows and not args.json:
         for r in rows: print(f"model: {place_of(runs_dir/r['key']/'model.safetensors')}")
         print(f"judge a picture: fas_predict photo.jpg --model {place_of(runs_dir/rows[0]['key'][:12])}")
+    if low := [r for r in rows if r["auc"]["dev"] is not None and r["auc"]["dev"] < LEARNT]:
+        _say(f"fas_run: not trained enough: dev AUC is below {LEARNT} in {len(low)} of {len(rows)} runs, whose error rates and verdicts say nothing")
     for id, reason in session.data.failures[:5]: _say(f"fas_run: {id}: {reason}; it counts as an error of its class")
     if (more := len(session.data.failures) - 5) > 0: _say(f"fas_run: and {more} more; fas_check --deep names them")
     for f in session.failures: _say(f"fas_run: {f.item.fold.name}: {f.reason}; trace in {failure_log(f.item, runs_dir)}")
@@ -318,7 +333,7 @@ def _print_runs(rows, as_json):
         told = _per_cent(r["frame"][metric], r["frame"]["interval"].get(metric))
         print(f"{r['key'][:12]}  {r['protocol']:<28} {r['fold']:<16} {r['variant']:<14} seed {r['seed']}  AUC train {number(r['auc']['train'])} dev {number(r['auc']['dev'])}  "
               f"{metric} {told}{' syn' if r['origin'] == 'rendered' else ''}, {r['presentations']['test']} presentations")
-    print(f"{len(rows)} runs; in brackets 95 %: what other people and instruments in the test set would change"*bool(rows) or "0 runs")
+    print(f"{_count(len(rows), 'run')}; in brackets 95 %: what other people and instruments in the test set would change"*bool(rows) or "0 runs")
 
 def _per_cent(x, interval=None):
     "A rate, never without its interval where there is one."
@@ -331,6 +346,7 @@ def _reproduce_parser():
     p = _parser("fas_reproduce", "Make the runs behind tables of the paper, and their pages as HTML, CSV and JSON.",
                 "fas_reproduce --tables 1,2,3,4,5 --profile demo")
     p.add_argument("--tables", default="1,2,3,4,5", help="numbers, comma-separated (1,2,3,4,5); 6 compares choices that the paper leaves open")
+    p.add_argument("--methods", default="", metavar="NAMES", help="compared methods that tables 1 to 3 make as well, e.g. ours,cdcn,cmfl, or all (ours)")
     p.add_argument("--faces", action="store_true", help="pages of licensed data show faces")
     p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash, number and key behind a folder of reports again, from the inputs as they are now, and say what no longer matches")
     p.add_argument("--json", action="store_true", help="print where the pages are, and what failed, as JSON")
@@ -353,7 +369,7 @@ def _reproduce(args):
     from fas_nb.reports import place_of, reproduce
     if not (tables := _numbers(args.tables, "--tables")): raise InputError("--tables names no table; give numbers separated by commas, e.g. 1,3", 2)
     index, failed = reproduce(tables, args.profile, args.data_root, args.runs_dir, args.root, args.seeds, _overrides(args),
-                              args.workers, _scheduler(args), not args.quiet, _say, args.faces)
+                              args.workers, _scheduler(args), not args.quiet, _say, args.faces, args.methods)
     if args.json: print(json.dumps(dict(index=str(index), failed=failed), indent=1))
     else:
         for line in failed: _say(f"failed: {line}")
@@ -427,7 +443,8 @@ def _verdicts(args, sources, model):
         row = dict(file=str(source), **verdict.plain())
         if args.overlay:
             try: row["overlay"] = _overlay(args, source, shown, verdict, names)
-            except (OSError, ValueError) as error: row["overlay_error"] = str(error)
+            except OSError as error: row["overlay_error"] = _trouble(error)
+            except ValueError as error: row["overlay_error"] = str(error)
         yield row
 
 def _shortened(text, source):
@@ -484,17 +501,17 @@ def _export(args):
         loaded = replace(loaded, scoring=replace(loaded.scoring, size=size))
         return print(f"{args.out}: largest difference of the scores {export_scorer(loaded, args.out):.1e}")
     write = export_onnx if suffix == ".onnx" else export_openvino
-    difference = write(loaded.model, args.out, size, about=describe(loaded, size), images=_pictures(args.images, size))
+    difference = write(loaded.model, args.out, size, about=describe(loaded, size), images=_pictures(args.images, size, loaded.model))
     print(f"{args.out}: largest difference to the network {difference:.1e}")
 
-def _pictures(paths, size):
-    "Real pictures as the network takes them."
+def _pictures(paths, size, model):
+    "Real pictures as the network takes them; None where it reads depth, too, which pictures do not have."
     import numpy as np, torch
     from PIL import Image
     from skimage.data import astronaut
-    from fas_nb.dccdn import normalise
     from fas_nb.decision import read_image
+    if model.planes != 3: return None
     pictures = [read_image(path) for path in paths] or [astronaut()]
-    return normalise(torch.from_numpy(np.stack([np.array(Image.fromarray(p).resize((size, size))) for p in pictures])).permute(0, 3, 1, 2))
+    return model.prepare(torch.from_numpy(np.stack([np.array(Image.fromarray(p).resize((size, size))) for p in pictures])).permute(0, 3, 1, 2))
 
 fas_export = _command(_export_parser, _export)

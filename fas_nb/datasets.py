@@ -559,10 +559,19 @@ def find_root(
 def data_origin(
     root:str|Path,  # a data set's folder, or the folder around it, or a table
 ) -> str:           # `rendered` or `real`
-    "Was this data set rendered? One marker, here or one level deeper, marks the whole folder."
+    "Was this data set rendered? One marker, here or one level deeper, marks the whole folder, and a table with a file in such a folder."
     root = Path(root).expanduser()
-    if root.is_file(): root = root.parent
-    return "rendered" if any(any(root.glob(f"{depth}{name}")) for depth in ("", "*/") for name in (MARKER, UNFINISHED)) else "real"
+    table = next((p for p in (root, root/"table.csv", root/"table.parquet") if p.is_file()), None)
+    if table: root = table.parent
+    found = any(any(root.glob(f"{depth}{name}")) for depth in ("", "*/") for name in (MARKER, UNFINISHED)) or table and _lists_rendered(table)
+    return "rendered" if found else "real"
+
+def _lists_rendered(table):
+    try: rows = read_table(table).rows
+    except InputError: return False           # said where it is read to be used
+    folders = {os.path.dirname(_own_path(table.parent, row["path"])) for _, row in rows if row.get("path")}
+    around = {parent for folder in folders for parent in (Path(folder), *Path(folder).parents)}
+    return any((folder/name).is_file() for folder in around for name in (MARKER, UNFINISHED))
 
 # %% ../nbs/10_datasets.ipynb #c046
 def walk(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['KEY_FACTOR', 'SCORED_AT_ONCE', 'FLAGS', 'COMBINE', 'key_boxes', 'face_and_key_areas', 'Scores', 'decision_scores',
-           'scoring_crop', 'predict_maps', 'score_frames', 'Detector', 'save_model', 'run_file', 'load_model', 'recipe',
-           'describe', 'scorer', 'export_scorer', 'Verdict', 'predict', 'predict_picture', 'predict_sheet',
-           'media_files', 'passed_over', 'video_frames', 'camera_frames', 'predict_frames']
+           'scoring_crop', 'network_output', 'predict_maps', 'judged', 'score_frames', 'Detector', 'save_model',
+           'run_file', 'load_model', 'recipe', 'describe', 'scorer', 'export_scorer', 'Verdict', 'shown_maps',
+           'predict', 'predict_picture', 'predict_sheet', 'media_files', 'passed_over', 'video_frames', 'camera_frames',
+           'predict_frames']
 
 # %% ../nbs/40_decision.ipynb #c003
 import hashlib, json, math, re
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .methods import get_method, network_class
 from .pictures import PICTURES, VIDEOS, is_junk, is_picture, read_image
 from .vocab import (CHANNEL_COLORS, FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError, RunSpec,
                           ScoringOptions)
@@ -95,7 +97,8 @@ def decision_scores(
 def scoring_crop(
     frames:Frames,
     options:ScoringOptions,
-) -> tuple[np.ndarray, np.ndarray]:  # uint8 [n, size, size, 3] RGB, float32 [n, 478, 3] landmarks in its pixels
+    planes:int=3,             # 4: with the depth of a sensor, which the frames must have
+) -> tuple[np.ndarray, np.ndarray]:  # uint8 [n, size, size, planes], RGB first; float32 [n, 478, 3] landmarks in its pixels
     "The centred window of `box_factor` face boxes, resized to what the network takes."
     import torch
     from fas_nb.landmarks import crop_batch
@@ -104,27 +107,52 @@ def scoring_crop(
     side = frames.images.shape[1]*options.box_factor/FRAME_FACTOR
     start = (frames.images.shape[1] - side)/2
     images = torch.from_numpy(np.ascontiguousarray(frames.images)).permute(0, 3, 1, 2).float()
+    if planes == 4 and frames.depth is None: raise InputError("this method reads the depth of a sensor, which these pictures do not have; take a method that reads RGB alone")
+    if planes == 4: images = torch.cat([images, torch.from_numpy(np.ascontiguousarray(frames.depth))[:, None].float()], 1)
     window = torch.tensor([[start, start, start + side, start + side]]).expand(len(frames), 4)
     crops = crop_batch(images, window, options.size).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
     points = (frames.points - np.float32([start, start, 0]))*np.float32(options.size/side)
     return crops.contiguous().numpy(), points.astype(np.float32)
 
+def network_output(
+    model,                    # network in evaluation mode, or an exported one
+    images:np.ndarray,        # uint8 [n, size, size, planes], from `scoring_crop`
+    device:str="cpu",         # where the model is
+):                            # what it gives: a float32 tensor on the CPU, or several
+    "The outputs of `model` for images; no gradients."
+    import torch
+    from fas_nb.dccdn import normalise
+    prepare = getattr(model, "prepare", normalise)       # a network of one's own need not say that it takes what ours takes
+    with torch.inference_mode():
+        out = model(prepare(torch.from_numpy(images).to(device).permute(0, 3, 1, 2)))
+    return tuple(x.float().cpu() for x in out) if isinstance(out, tuple) else out.float().cpu()
+
 def predict_maps(
-    model,                    # network in evaluation mode
+    model,                    # network of label maps in evaluation mode
     images:np.ndarray,        # uint8 [n, size, size, 3] RGB, from `scoring_crop`
     device:str="cpu",         # where the model is
 ) -> np.ndarray:              # float32 [n, C, size, size]
     "The maps that `model` predicts, in the size of the images; no gradients."
-    import torch
-    from fas_nb.dccdn import normalise
-    with torch.inference_mode():
-        return model(normalise(torch.from_numpy(images).to(device).permute(0, 3, 1, 2))).float().cpu().numpy()
+    return network_output(model, images, device).numpy()
+
+def judged(
+    model,                    # the network that gave the outputs
+    out,                      # of `network_output`
+    points:np.ndarray,        # float32 [n, 478, 3], landmarks in pixels of its images
+    scheme:str="full",        # key of `SCHEMES`: what label maps are
+    mode:str="boxes",         # of `face_and_key_areas`
+) -> Scores:                  # float64 [n] each
+    "The network's own score where it has one (higher = attack), otherwise the rule of Eq. 4-6 on its maps."
+    if not hasattr(model, "score"): return decision_scores(out, points, SCHEMES[scheme].channels, mode=mode)
+    score = np.asarray(model.score(out), np.float64)
+    if not np.isfinite(score).all(): raise ValueError(f"judged: {(~np.isfinite(score)).sum()} of {len(score)} scores are not finite; the model is broken, train it again")
+    return Scores(*np.full((2, len(score)), math.nan), score)
 
 SCORED_AT_ONCE = 64   # frames of a batch; another number rounds otherwise
 
 def score_frames(
-    model,                    # `DCCDN` or another network of maps; left as it is
-    frames:Frames,            # pixels and landmarks, nothing else
+    model,                    # `DCCDN` or another network; left as it is
+    frames:Frames,            # pixels and landmarks, and a sensor's depth where the network declares it; nothing else
     options:ScoringOptions,
     scheme:str="full",        # key of `SCHEMES`: what the network's maps are
     *,
@@ -132,13 +160,13 @@ def score_frames(
     batch:int=SCORED_AT_ONCE, # frames at a time
     mode:str="boxes",         # of `face_and_key_areas`
 ) -> Scores:                  # float64 [n] each, in the order of `frames`
-    "The scores of frames, from pixels and landmarks alone."
+    "The scores of frames, from what the network declares as its input and from landmarks alone."
     from fas_nb.dccdn import fuse
     if scheme not in SCHEMES: raise ValueError(f"score_frames: scheme {scheme!r} is unknown; use one of {', '.join(SCHEMES)}")
     net, parts = fuse(model).to(device), []
     for start in range(0, len(frames), batch):
-        images, points = scoring_crop(frames.take(slice(start, start + batch)), options)
-        parts.append(decision_scores(predict_maps(net, images, device), points, SCHEMES[scheme].channels, mode=mode))
+        images, points = scoring_crop(frames.take(slice(start, start + batch)), options, getattr(net, "planes", 3))
+        parts.append(judged(net, network_output(net, images, device), points, scheme, mode))
     return Scores(*(np.concatenate(v) for v in zip(*parts))) if parts else Scores(*np.zeros((3, 0)))
 
 # %% ../nbs/40_decision.ipynb #c022
@@ -152,6 +180,7 @@ class Detector:
     origin:str                # of the training data: `rendered` or `real`
     frame_size:int            # side of the stored crop that the network's window was cut from, pixels
     run:str = ""              # key of the run that trained it
+    method:str = "ours"       # key of `methods.METHODS`
 
 def save_model(
     model,                    # `DCCDN` or `CDCN`, not folded
@@ -165,9 +194,9 @@ def save_model(
     "Write weights with scheme, crop, threshold and origin."
     from fas_nb import dccdn
     threshold = None if threshold is None or math.isnan(threshold) else float(threshold)
-    about = dict(scheme=spec.scheme, scoring=asdict(spec.scoring), threshold=threshold, origin=origin, run=spec.key(),
+    about = dict(scheme=spec.scheme, scoring=asdict(spec.scoring), threshold=threshold, origin=origin, run=spec.key(), method=spec.method,
                  frame_size=frame_size or round(1.5*spec.scoring.size))
-    dccdn.save_network(model, path, detector=json.dumps(about, sort_keys=True, allow_nan=False))
+    dccdn.save_network(model, path, method=spec.method, detector=json.dumps(about, sort_keys=True, allow_nan=False))
 
 def run_file(
     path:str|Path,             # a file, a run's folder, or the first digits of its key, with or without the folder of runs before them
@@ -178,7 +207,9 @@ def run_file(
     if path.is_file(): return path
     if (path/name).is_file(): return path/name
     folder = path.parent if path.name == name else path
-    if not re.fullmatch("[0-9a-f]{4,64}", folder.name): return path
+    if not re.fullmatch("[0-9a-f]{4,64}", folder.name):
+        if path.exists(): return path
+        raise InputError(f"there is no model {path}; give the first digits of a run's key (fas_run --list shows runs), its folder, weights, or a file of fas_export", 2)
     place = Path(runs_dir) if folder.parent == Path() else folder.parent
     found = sorted(place.glob(f"{folder.name}*/{name}"))
     if len(found) == 1: return found[0]
@@ -200,6 +231,7 @@ def load_model(
     exported = Path(path).suffix in (".onnx", ".xml")
     model = dccdn.Exported(path, runtime) if exported else None
     model, about = (model, model.about) if exported else dccdn.load_network(path)
+    if exported: _as_network(model, about.get("network", ""))
     if about.get("graph") == "score": raise InputError(
         f"load_model: {path} takes crops and landmarks and gives scores, for other programs; give the weights, or a file of fas_export without --score", 2)
     try:
@@ -209,10 +241,21 @@ def load_model(
         channels = len(SCHEMES[detector.scheme].channels)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error: raise InputError(
         f"load_model: {path} holds a network but not how to score with it; expected a model.safetensors of a run of this package") from error
-    if model.options.get("out_channels") != channels: raise InputError(
+    if not hasattr(model, "score") and model.options.get("out_channels") != channels: raise InputError(
         f"load_model: {path} has {model.options.get('out_channels')} maps but scheme {detector.scheme!r} has {channels}; train it again")
     if exported: return detector
-    return replace(detector, model=dccdn.fuse(model) if runtime in ("auto", "torch") else dccdn.Exported(dccdn.to_onnx(model, detector.scoring.size), runtime))
+    if runtime in ("auto", "torch"): return replace(detector, model=dccdn.fuse(model))
+    return replace(detector, model=_as_network(dccdn.Exported(dccdn.to_onnx(model, detector.scoring.size), runtime), type(model).__name__))
+
+def _as_network(exported, name):
+    "An exported graph with what its network knows beside its weights."
+    from fas_nb import dccdn
+    if (kind := {c.__name__: c for c in dccdn.NETWORKS.values()}.get(name) or network_class(name)) is None: raise InputError(
+        f"load_model: the file names the network {name!r}, which is none of this package; export it again")
+    exported.planes, exported.prepare = kind.planes, kind.prepare
+    if hasattr(kind, "score"): exported.score = kind.score
+    if hasattr(kind, "living"): exported.living = kind.living
+    return exported
 
 def recipe(
     detector:Detector,
@@ -220,8 +263,8 @@ def recipe(
 ) -> dict:            # ready for JSON
     "Every step from a photo with its face box and landmarks to the score, for who has nothing but the exported file."
     window, channels = detector.frame_size*detector.scoring.box_factor/FRAME_FACTOR, SCHEMES[detector.scheme].channels
-    start = (detector.frame_size - window)/2
-    formula = ("F_attack" if Channel.LIVING not in channels else "-F_real" if Channel.ATTACK not in channels else "F_attack - F_real")
+    start, own = (detector.frame_size - window)/2, hasattr(detector.model, "score")
+    formula = detector.model.score.__doc__ if own else ("F_attack" if Channel.LIVING not in channels else "-F_real" if Channel.ATTACK not in channels else "F_attack - F_real")
     return dict(
         pixels="x to the right, y down; pixel i reaches from i to i + 1; colours are RGB, 0-255",
         needs="of the face: box x0, y0, x1, y1 and 478 landmarks (x, y), both in pixels of the upright photo, in the order of MediaPipe's face mesh",
@@ -232,12 +275,13 @@ def recipe(
         window=dict(start=start, side=window, size=size,
                     steps="of the crop; pixel i of the input is at start + (i + 0.5)*side/size - 0.5 of the crop, bilinear between its two neighbours, the border "
                           "repeated, rounded to 8 bits, halves to the even number; landmarks: (p - start)*size/side"),
-        input="(x - 127.5)/128, float32 [n, 3, size, size], RGB", output=[c.name.lower() for c in channels],
-        areas=dict(rule="a pixel belongs where its centre (column + 0.5, row + 0.5) does",
+        input=detector.model.reads if own else "(x - 127.5)/128, float32 [n, 3, size, size], RGB",
+        output=list(detector.model.outputs) if own else [c.name.lower() for c in channels],
+        areas={} if own else dict(rule="a pixel belongs where its centre (column + 0.5, row + 0.5) does",
                    A_face=dict(polygon=list(map(int, MESH["oval"]))),
                    A_key=dict(boxes={part: list(map(int, MESH[part])) for part in KEY_PARTS}, factor=KEY_FACTOR,
                               steps="union of boxes; each is the bounding box of its landmarks, enlarged by factor around its middle")),
-        score=dict(F_attack="mean of the attack map over A_face", F_real="mean of the living map over A_key", score=formula, threshold=detector.threshold,
+        score=dict(**({} if own else dict(F_attack="mean of the attack map over A_face", F_real="mean of the living map over A_key")), score=formula, threshold=detector.threshold,
                    decision="an attack when score > threshold"))
 
 def describe(
@@ -245,11 +289,11 @@ def describe(
     size:int=None,            # side of the network's input, pixels; that of the detector where `None`
 ) -> dict[str, str]:          # for `export_onnx(about=…)`
     "What an exported file must say so that others score as we do."
-    about = {f: getattr(detector, f) for f in ("scheme", "threshold", "origin", "frame_size", "run")}
+    about, own = {f: getattr(detector, f) for f in ("scheme", "threshold", "origin", "frame_size", "run", "method")}, hasattr(detector.model, "score")
     about["scoring"] = asdict(replace(detector.scoring, size=size or detector.scoring.size))
-    return dict(detector=json.dumps(about, sort_keys=True, allow_nan=False), channels=", ".join(c.name.lower() for c in SCHEMES[detector.scheme].channels),
+    return dict(detector=json.dumps(about, sort_keys=True, allow_nan=False), channels=", ".join(detector.model.outputs if own else (c.name.lower() for c in SCHEMES[detector.scheme].channels)),
                 threshold="none was chosen" if detector.threshold is None else repr(detector.threshold),
-                polarity="score = F_attack - F_real, higher = more like an attack; an attack when score > threshold",
+                polarity=f"score = {detector.model.score.__doc__ if own else 'F_attack - F_real'}, higher = more like an attack; an attack when score > threshold",
                 crop=f"square, {detector.scoring.box_factor} times the longer side of the face box, around its centre; `recipe` says every step",
                 recipe=json.dumps(recipe(detector, size or detector.scoring.size)),
                 training_data="rendered faces only: no evidence about real ones" if detector.origin != "real" else "faces of real people; see the licence of their data set")
@@ -322,6 +366,8 @@ def export_scorer(
     from fas_nb import dccdn
     from fas_nb.landmarks import mesh_in_box
     from fas_nb.manifest import write_atomically
+    if hasattr(detector.model, "score"): raise InputError(
+        f"--score writes the rule of Eq. 4-6; {get_method(detector.method).title} has a score of its own, which stands in the file's recipe: export without --score", 2)
     dccdn.needed("onnx", "onnxruntime")
     import onnx, onnxruntime
     frame, file, names = detector.frame_size, io.BytesIO(), ("score", "f_attack", "f_real", "maps")
@@ -369,6 +415,19 @@ class Verdict:
 FLAGS = {"fallback": "no landmarks were found in the face box; the mean face stands in", "tiny": "the face is very small",
          "cut": "the face reaches over the border of the photo", "turned": "the head is turned far to the side"}
 
+def shown_maps(
+    model,        # the network that gave the outputs
+    out,          # of `network_output`
+    size:int,     # side of the maps, pixels
+    scheme:str,   # key of `SCHEMES`: what label maps are
+) -> tuple[np.ndarray, tuple[Channel, ...]]:   # float32 [n, C, size, size], what each is; C = 0 where a method has no maps
+    "What can be drawn over the face: label maps, or the map of a method that says where it is living."
+    import torch.nn.functional as F
+    if not hasattr(model, "score"): return out.numpy(), SCHEMES[scheme].channels
+    first = out[0] if isinstance(out, tuple) else out
+    if not hasattr(model, "living"): return np.zeros((len(first), 0, size, size), np.float32), ()
+    return F.interpolate(model.living(out), (size, size), mode="bilinear").numpy(), (Channel.LIVING,)
+
 def predict(
     image:"np.ndarray|str|Path",     # uint8 [H, W, 3] RGB, or a picture file
     model:"Detector|str|Path",       # from `load_model`, or its file
@@ -390,9 +449,10 @@ def predict(
     face = faces[0]
     crop, scale, offset = face_crop(image, face.box, detector.frame_size)
     frame = Frames(crop[None], face.moved(scale, offset).points[None], np.array([""]), np.array([0]), np.array([face.source]))
-    images, points = scoring_crop(frame, detector.scoring)
-    maps, channels = predict_maps(detector.model, images), SCHEMES[detector.scheme].channels
-    f_attack, f_real, score = (float(v[0]) for v in decision_scores(maps, points, channels))
+    images, points = scoring_crop(frame, detector.scoring, getattr(detector.model, "planes", 3))
+    out = network_output(detector.model, images)
+    f_attack, f_real, score = (float(v[0]) for v in judged(detector.model, out, points, detector.scheme))
+    maps, channels = shown_maps(detector.model, out, detector.scoring.size, detector.scheme)
     if math.isnan(score): raise InputError(f"{name}: the face lies outside its crop; give another box")
 
     notes = ["the weights were trained on rendered faces: no evidence about real ones"] if detector.origin != "real" else []

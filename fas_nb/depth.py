@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEPTH_MODES', 'FLAT_BELOW_MM', 'FACE_WITHIN_MM', 'MESH_AGREES', 'RELIEF_MM', 'mesh_triangles', 'z_buffer',
-           'normalise_depth', 'fill_nearest', 'mesh_depth', 'tddfa_depth', 'sensor_depth', 'depth_misfit']
+           'normalise_depth', 'fill_nearest', 'mesh_depth', 'tddfa_depth', 'sensor_depth', 'depth_misfit', 'mad_depth']
 
 # %% ../nbs/22_depth_channels.ipynb #c003
 from functools import cache
@@ -185,3 +185,16 @@ def _follows(raw, z, where):
     if known.sum() < 50: return -1.
     values = raw[known].clip(*np.percentile(raw[known], (2, 98)))
     return float(np.corrcoef(values, z[known])[0, 1]) if np.ptp(values) and np.ptp(z[known]) else 0.
+
+# %% ../nbs/22_depth_channels.ipynb #c037
+def mad_depth(
+    raw:np.ndarray,    # (h, w) of the sensor, near = small, 0 = nothing measured
+    face:np.ndarray,   # its pixels in the face box, any shape
+) -> np.ndarray:       # uint8 (h, w), the median of the face at 127
+    "Depth of a sensor as an input: six median absolute deviations around the face's median."
+    known = face[face > 1].astype(np.float64)
+    if not known.size: return np.zeros(raw.shape, np.uint8)
+    middle = np.median(known)
+    spread = np.median(np.abs(known - middle))
+    if spread == 0: return np.full(raw.shape, 127, np.uint8)
+    return (((raw.astype(np.float64) - middle + 3*spread)/(6*spread)).clip(0, 1)*255).astype(np.uint8)

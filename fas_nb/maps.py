@@ -7,10 +7,11 @@ __all__ = ['MIN_MEASURED', 'CROPS', 'MAPS', 'LEGEND', 'AUTOMATIC', 'FLAG_WORDS',
            'annotate_batch', 'batch_maps', 'three_channel_map', 'loss_mask', 'file_mark', 'crop_inputs', 'map_inputs',
            'region_png', 'legend_text', 'read_region_map', 'FrameStore', 'AnnotationStore', 'write_coco',
            'fallback_rate', 'Summary', 'withhold', 'import_corrections', 'contact_sheet', 'extract_frames',
-           'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'faceless', 'crop_sensor']
+           'sensor_crop', 'annotate_dataset', 'outdated', 'fill_stores', 'failed_files', 'without_face', 'faceless',
+           'crop_sensor']
 
 # %% ../nbs/23_three_channel_maps.ipynb #c003
-import hashlib, inspect, io, json, os, re, time, zipfile
+import hashlib, inspect, io, json, os, re, textwrap, time, zipfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -21,7 +22,7 @@ import numpy as np
 
 from .closure import closure_hash
 from .datasets import DECODING, faces_path, given_faces, iter_frames, read_depth, require_faces, usable_face
-from .depth import depth_misfit, fill_nearest, normalise_depth, sensor_depth, tddfa_depth, z_buffer
+from .depth import depth_misfit, fill_nearest, mad_depth, normalise_depth, sensor_depth, tddfa_depth, z_buffer
 from .detectors import FINDERS, load_tddfa
 from .landmarks import face_crop, find_faces, given_box, landmark_flags, largest_face, named_function
 from .manifest import file_hash, minor_versions, write_atomically
@@ -191,6 +192,7 @@ def crop_inputs(
     given = faces_path(presentation, annotations) if annotations else None
     return {"recording": file_mark(presentation.path), "given face": file_hash(given) if given and given.is_file() else "",
             "decoding": _json({k: presentation.attrs[k] for k in DECODING if k in presentation.attrs}),
+            "depth file": file_mark(presentation.attrs.get("depth_path", "")),
             "finder": _function_mark(landmarks), "code": closure_hash(CROPS, _KEEPING), "versions": minor_versions(*_CROPS_USE)}
 
 def map_inputs(
@@ -356,8 +358,9 @@ class FrameStore:
             f"give at least one frame, all of this presentation")
         arrays = {f: getattr(frames, f) for f in ("images", "points", "frame", "source")}
         arrays["boxes"] = np.full((len(frames), 4), np.nan, np.float32) if boxes is None else np.asarray(boxes, np.float32)
-        file = io.BytesIO()
-        np.savez(file, id=np.array(id), digest=np.array(_sha(id, *arrays.values())), made=np.array(_json(made or {})), **arrays)
+        file, depth = io.BytesIO(), {} if frames.depth is None else dict(depth=frames.depth)     # apart: it changes no hash of what RGB alone gives
+        np.savez(file, id=np.array(id), digest=np.array(_sha(id, *arrays.values())), made=np.array(_json(made or {})),
+                 depth_digest=np.array(_sha(id, *depth.values()) if depth else ""), **arrays, **depth)
         write_atomically(self.path(id), file.getvalue())
 
     def _load(self, id, *names):
@@ -369,13 +372,19 @@ class FrameStore:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error: raise InputError(
             f"{path} cannot be read ({error}); delete it and run extract_frames again") from error
 
-    def read(self, ids:str|Sequence[str]) -> Frames:
-        "The crops of these presentations, in this order."
+    def read(self, ids:str|Sequence[str], depth:bool=False) -> Frames:
+        "The crops of these presentations, in this order; with the depth of their sensor where that is asked for."
         ids = [ids] if isinstance(ids, str) else list(ids)
         if not ids: raise ValueError("FrameStore.read: no ids given")
-        parts = [self._load(id, "images", "points", "frame", "source") for id in ids]
-        images, points, frame, source = map(np.concatenate, zip(*parts))
-        return Frames(images, points, np.repeat(ids, [len(p[0]) for p in parts]), frame, source)
+        if depth and (without := [id for id in ids if not self.depth_digest(id)]): raise InputError(
+            f"{self.folder} has no sensor depth of {without[0]}; only data sets with a depth sensor have it")
+        parts = [self._load(id, "images", "points", "frame", "source", *["depth"]*depth) for id in ids]
+        images, points, frame, source, *more = map(np.concatenate, zip(*parts))
+        return Frames(images, points, np.repeat(ids, [len(p[0]) for p in parts]), frame, source, *more)
+
+    def depth_digest(self, id:str) -> str:
+        "SHA-256 of the sensor depth of a presentation; empty where there is none."
+        return str(self._load(id, "depth_digest")[0])
 
     def boxes(self, id:str) -> np.ndarray: return self._load(id, "boxes")[0]  # float32 [n, 4] XYXY, pixels of the source
 
@@ -384,9 +393,9 @@ class FrameStore:
         frame, digest = self._load(id, "frame", "digest")
         return frame.tolist(), str(digest)
 
-    def hash(self, ids:Iterable[str]) -> str:
-        "SHA-256 of the crops, boxes and landmarks of these presentations and of the settings; their order does not matter."
-        return _sha(_json(self.settings), *sorted(f"{id} {self.index(id)[1]}" for id in set(ids)))
+    def hash(self, ids:Iterable[str], depth:bool=False) -> str:
+        "SHA-256 of the crops, boxes and landmarks of these presentations (and of their depth) and of the settings; their order does not matter."
+        return _sha(_json(self.settings), *sorted(f"{id} {self.index(id)[1]}{self.depth_digest(id) if depth else ''}" for id in set(ids)))
 
 # %% ../nbs/23_three_channel_maps.ipynb #c023
 class AnnotationStore:
@@ -621,7 +630,8 @@ def withhold(
     presentation:Presentation,
 ) -> Presentation:  # without species, and of the attributes only what decoding needs
     "A presentation that does not say what was presented."
-    return replace(presentation, species="", attrs={key: presentation.attrs[key] for key in DECODING if key in presentation.attrs})
+    needed = lambda key: key in DECODING or key.startswith("depth_")     # of the sensor: where its file is and how it is read
+    return replace(presentation, species="", attrs={key: value for key, value in presentation.attrs.items() if needed(key)})
 
 def import_corrections(
     store:AnnotationStore,
@@ -642,36 +652,61 @@ def import_corrections(
 FLAG_WORDS = {"fallback": "no landmarks found, the mean face stands in", "tiny": "the face is very small", "cut": "it reaches over the border", "turned": "turned far to the side",
               "empty": "nothing is labelled living or attack", "no_sensor": "the depth sensor saw too little, the mesh's depth stands in"}
 
+_SIDE, _GAP = 112, 3     # of a picture on the sheet, and between two; pixels
+_ABOVE, _BELOW = 14, 46  # of a tile: the names of the pictures; number, flags, file and a gap
+
 def contact_sheet(
     frames:FrameStore,
     store:AnnotationStore,   # of these frames
     path:str|Path,           # of the picture
     n:int=24,                # frames shown
 ) -> Path|None:           # None where every annotation was corrected: nothing deserves a look
-    "Draw the annotations that most deserve a look, least confident first: the crop, the regions over it, and below them the file to mend."
-    import matplotlib.pyplot as plt
-    from fas_nb.show import region_picture, show_images
-    pictures, titles, table = [], [], store.manifest()
-    table = table[~table.corrected.astype(bool)].astype(dict(confidence=float)).sort_values("confidence", kind="stable", na_position="first")
-    for row in table.head(n).itertuples():
-        crops = frames.read(row.presentation)
-        image, regions = crops.images[crops.frame.tolist().index(row.frame)], store.read(row.presentation, row.frame).regions
-        pictures.append(np.hstack([image, region_picture(regions, image)]))
-        titles.append(f"{row.species} {row.confidence:.2f} {row.flags}")
-    if not pictures: return None
-    axs = show_images(pictures, titles, ncols=3, size=3.2)
-    figure = axs[0, 0].figure
-    for ax, name in zip(axs.flat, table.regions): ax.text(.5, -.02, name.removeprefix("regions/").replace("/", "/\n", 1), transform=ax.transAxes, ha="center", va="top", fontsize=5.5, family="monospace")
-    used = sorted({flag for flags in table.head(n)["flags"] for flag in flags.split(",")} & set(FLAG_WORDS))
-    lines = ["Number: confidence, 1 is sure; the segmenter's quality times agreement with the landmarks' outline.", *(f"{flag}: {FLAG_WORDS[flag]}." for flag in used),
-             f"Below: the file to mend, in {store.folder.name}/regions; its values and colours stand in legend.gpl there."]
-    height, head = figure.get_figheight(), .17*len(lines) + .1       # inches
-    figure.set_figheight(height + head)
-    figure.subplots_adjust(top=figure.subplotpars.top*height/(height + head), bottom=figure.subplotpars.bottom*height/(height + head), hspace=.5)
-    figure.text(.01, .995, "\n".join(lines), va="top", fontsize=8, linespacing=1.35)
-    try: figure.savefig(path, dpi=110)
-    finally: plt.close(figure)
+    """Draw the annotations that most deserve a look, least confident first, two in a row: the crop, the regions over
+    it, the maps that training sees; and below them the file to mend."""
+    from matplotlib.figure import Figure
+    table = store.manifest()
+    table = table[~table.corrected.astype(bool)].astype(dict(confidence=float))
+    table = table.sort_values("confidence", kind="stable", na_position="first").head(n)
+    if not len(table): return None
+    columns, wide, high = min(2, len(table)), len(_SHEET)*(_SIDE + _GAP), _ABOVE + _SIDE + _BELOW
+    head = _sheet_head(table["flags"], store.folder.name, 95*columns)
+    top = 12 + 16*len(head)
+    size = np.array([columns*wide + (columns - 1)*20 + 16, top + -(-len(table)//columns)*high])   # pixels
+    figure = Figure(size/100, dpi=100)
+    def write(x, y, text, **how): figure.text(x/size[0], 1 - y/size[1], text, va="top", **how)
+    for i, line in enumerate(head): write(8, 8 + 16*i, line, fontsize=8.5)
+    for i, row in enumerate(table.itertuples()):
+        x, y = 8 + i % columns*(wide + 20), top + i//columns*high
+        for k, (name, picture) in enumerate(_sheet_pictures(frames, store, row.presentation, row.frame).items()):
+            left = x + k*(_SIDE + _GAP)
+            write(left, y, name, fontsize=7, color="dimgray")
+            figure.figimage(picture, left, size[1] - y - _ABOVE - _SIDE)
+        write(x, y + _ABOVE + _SIDE + 3, f"{row.confidence:.2f}  {row.species}  {row.flags}", fontsize=9)
+        write(x, y + _ABOVE + _SIDE + 19, row.regions.removeprefix("regions/"), fontsize=7.5, family="monospace")
+    figure.savefig(path)
     return Path(path)
+
+_SHEET = ("photograph", "regions", *(c.name.lower() for c in Channel))
+
+def _sheet_pictures(frames, store, id, frame):
+    "What a tile shows: name -> uint8 [_SIDE, _SIDE, 3] RGB."
+    from PIL import Image
+    from fas_nb.show import maps_picture, region_picture
+    crops, annotation = frames.read(id), store.read(id, frame)
+    image, maps = crops.images[crops.frame.tolist().index(frame)], three_channel_map(annotation)
+    each = image, region_picture(annotation.regions, image), *(maps_picture(maps[[c]], (c,)) for c in Channel)
+    def scaled(picture): return np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    return {name: scaled(picture) for name, picture in zip(_SHEET, each)}
+
+def _sheet_head(flags, folder, width):
+    "What the numbers, flags and names of the sheet mean; lines of so many letters."
+    used = sorted({flag for row in flags for flag in row.split(",")} & set(FLAG_WORDS))
+    lines = ["Least confident first. Number: confidence, 1 is sure; the segmenter's quality times agreement with the"
+             " landmarks' outline.",
+             *(f"{flag}: {FLAG_WORDS[flag]}." for flag in used),
+             "Attack (red) and living (green) are brighter where they are nearer; background is blue.",
+             f"Last line of each: the file to mend, in {folder}/regions; values and colours stand in legend.gpl there."]
+    return [part for line in lines for part in textwrap.wrap(line, width)]
 
 def _run(fn, todo, total, why, desc, **how):
     "Work on presentations; `why`: for each of them what is another than before."
@@ -718,9 +753,26 @@ def _extract(presentation, folder, annotations):
         crop, scale, offset = face_crop(image, face.box, store.settings["size"])
         crops.append((crop, face.moved(scale, offset).points))
     images, points = map(np.stack, zip(*crops))
-    store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index),
-                                        np.array([f.source for f in faces])), np.stack([f.box for f in faces]), made)
+    found = np.stack([f.box for f in faces])
+    store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index), np.array([f.source for f in faces]),
+                                        _sensor_crops(presentation, found, store.settings)), found, made)
     return sum(box is None for box in boxes) if annotations else 0
+
+def _sensor_crops(presentation, boxes, settings):
+    "The depth of the sensor as an input, uint8 [n, size, size]; None where there is no sensor, or where its stream is missing."
+    try: raw = read_depth(presentation, settings["n"])
+    except InputError: return None        # crops of colour alone are still crops; annotation says what is missing
+    return None if raw is None else np.stack([sensor_crop(d, box, settings["size"]) for d, box in zip(raw, boxes)])
+
+def sensor_crop(
+    raw:np.ndarray,  # [H, W] of a sensor, registered to the frame, near = small, 0 = not measured
+    box:np.ndarray,  # float [4] XYXY pixels: the face box
+    size:int,        # side of the crop, pixels
+) -> np.ndarray:     # uint8 [size, size]
+    "The crop of a frame's depth as an input, scaled over the face."
+    height, width = raw.shape
+    x0, y0, x1, y1 = (int(v) for v in np.clip(np.round(box), 0, (width, height, width, height)))
+    return mad_depth(crop_sensor(raw, box, size), raw[y0:y1, x0:x1])
 
 # %% ../nbs/23_three_channel_maps.ipynb #c029
 def annotate_dataset(
@@ -806,16 +858,24 @@ def failed_files(
     path = Path(folder)/FAILURES
     return json.loads(path.read_text()) if path.exists() else {}
 
-def faceless(
+def without_face(
     presentations:Iterable[Presentation],
     folder:str|Path,       # as for `fill_stores`
-) -> list[str]:            # at most one line
-    "A line for the user where no frame of some presentations showed a face."
+) -> list[Presentation]:
+    "Those in which no frame showed a face."
     rows = AnnotationStore(Path(folder)/"annotations").rows
-    here = [p.path for p in presentations if (frames := rows(p.id)) and all(row["landmarks"] == "fallback" for row in frames.values())]
+    return [p for p in presentations if (frames := rows(p.id)) and all(row["landmarks"] == "fallback" for row in frames.values())]
+
+def faceless(
+    here:list[Presentation],   # from `without_face`
+    trained:bool=True,         # do they train?
+) -> list[str]:                # at most one line
+    "A line for the user where no frame of some presentations showed a face."
     if not here: return []
-    which = ", ".join(Path(p).name for p in here[:3]) + (f" and {len(here) - 3} more" if len(here) > 3 else "")
-    return [f"no face was found in {len(here)} presentation{'s' * (len(here) > 1)} ({which}): the mean face stands in, in the given box or the middle of the picture; take out what shows no face"]
+    which = ", ".join(Path(p.path).name for p in here[:3]) + (f" and {len(here) - 3} more" if len(here) > 3 else "")
+    what = ("the mean face stands in, in the given box or the middle of the picture; take out what shows no face, or let it train nothing: "
+            "--set train_faceless=false" if trained else "they train nothing; in dev and test they are scored with the mean face in the given box or the middle")
+    return [f"no face was found in {len(here)} presentation{'s' * (len(here) > 1)} ({which}): {what}"]
 
 def _unfinished(store, frames, presentation):
     "Frames that have no annotation, or one that follows from something else than now -> what is another."

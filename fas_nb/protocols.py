@@ -219,7 +219,8 @@ def _need_both_classes(splits, made):
     for split, ps in splits.items():
         attacks = sum(p.species != BONA_FIDE for p in ps)
         if 0 < attacks < len(ps): continue
-        held = f"{len(ps)} presentations, all of them {'attacks' if attacks else 'bona fide'}" if ps else "no presentation"
+        kind = "attacks" if attacks else "bona fide"
+        held = f"only {kind} ({len(ps)})" if ps else "no presentation"
         which = "dev (the last people of train, since no line says dev)" if made and split == "dev" else split
         raise InputError(f"table own: {which} holds {held}; it needs both bona fide presentations and attacks: "
                          + ("give lines the split dev, or train more people of both classes" if made and split != "test" else

@@ -79,19 +79,26 @@ def mend(
     point:tuple[float, float],  # (x, y) pixels that a person clicked
     label:int,                # 1: belongs to the part, 0: does not
     answer:np.ndarray,        # bool [H, W], what a segmenter says of the part now that it knows the click
+    reach:float,              # pixels: nothing farther from the click changes
 ) -> np.ndarray:              # bool [H, W]
-    """A mask after a click: the connected piece around it changes, as far as the answer goes, and no farther than the click lies from pixels that are right.
-    A piece that is no larger than a speck, or larger than a quarter of the part, is not believed: a disc around the click stands in. Nothing changes where the mask says so already."""
+    """A mask after a click: the connected piece around it changes, as far as the answer goes, and no farther than the
+    click lies from pixels that are right. A click just outside of a part brings its border out to the click, over some
+    width; one that is farther away takes in only the piece around itself. A piece that is no larger than a speck, or
+    takes more than a quarter of the part, is not believed: a disc around the click stands in.
+    Nothing changes where the mask says so already."""
     x, y = int(point[0]), int(point[1])
     wrong = mask != bool(label)
     if not wrong[y, x]: return mask
-    depth = cv2.distanceTransform(wrong.astype(np.uint8), cv2.DIST_L2, 5)[y, x]   # beyond any picture where no pixel is right
-    depth = min(depth, max(mask.shape)/10)
-    disc, reach = _disc(mask.shape, (x, y), .7*depth) & wrong, _disc(mask.shape, (x, y), 1.5*depth + 1)
-    _, pieces = cv2.connectedComponents((wrong & reach & (answer == bool(label))).astype(np.uint8))
+    def disc(radius): return _disc(mask.shape, (x, y), radius) & wrong
+    away = cv2.distanceTransform(wrong.astype(np.uint8), cv2.DIST_L2, 5)   # from pixels that are right
+    depth = min(float(away[y, x]), reach)
+    joins = bool(label) and depth + 1 <= reach/2
+    around = disc(min(depth + 3, reach/2)) & (away <= depth) if joins else disc(min(.7*depth, reach/2))
+    _, pieces = cv2.connectedComponents((disc(min(1.5*depth + 1, reach)) & (answer == bool(label))).astype(np.uint8))
     piece = pieces == (pieces[y, x] or -1)
-    believed = disc.sum()/2 <= piece.sum() <= max(mask.sum()/4, disc.sum())
-    return np.where(piece | _disc(mask.shape, (x, y), 1) & wrong if believed else disc, bool(label), mask)
+    taken = 0 if label else piece.sum()
+    if piece.sum() < around.sum()/2 or taken > max(mask.sum()/4, around.sum()): piece = around
+    return np.where(piece | (around if joins else disc(1)), bool(label), mask)
 
 def _disc(shape, centre, radius):
     disc = np.zeros(shape, np.uint8)

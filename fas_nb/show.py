@@ -152,7 +152,7 @@ def show_scores(
         for i, (s, h) in enumerate(zip(attacks, heights)):
             ax.bar(bins[:-1], h, np.diff(bins), sum(heights[:i], np.zeros(30)), align="edge", color=colors[i % len(colors)], label=s)
     ax.yaxis.set_major_locator(plt.MaxNLocator(5, integer=True)); ax.yaxis.set_major_formatter(lambda y, _: f"{abs(y):g}")   # counts, on both sides
-    ax.set_ylabel("count", fontsize=8)
+    ax.set_ylabel("bona fide above,\nattacks below" if attacks else "count", fontsize=7)
     if threshold is not None: ax.axvline(threshold, color="black", lw=1, ls="--")
     ax.set_xlabel("score  (F_attack - F_real)", fontsize=8); ax.legend(fontsize=6, frameon=False)
     ax.tick_params(labelsize=7)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'CENTRE_MOVES', 'COLLECTIVE_SECONDS', 'WORKING', 'BESIDE', 'contrastive_depth_loss', 'to_grid',
-           'annotation_loss', 'Batch', 'training_batch', 'augmented_batch', 'collate', 'drawn_frames', 'learning_rate',
-           'pack', 'unpack', 'Part', 'batch_parts', 'part_maker', 'made_ahead', 'batch_threads', 'held_out_loss',
-           'team', 'tf32', 'train', 'live_curves', 'kept_bytes', 'needed_memory', 'device_memory', 'memory_plan']
+           'annotation_loss', 'Batch', 'training_batch', 'augmented_batch', 'photometric', 'collate', 'drawn_frames',
+           'drawn_rows', 'learning_rate', 'pack', 'unpack', 'Procedure', 'Ours', 'Part', 'batch_parts', 'part_maker',
+           'made_ahead', 'batch_threads', 'held_out_loss', 'team', 'tf32', 'train', 'live_curves', 'kept_bytes',
+           'needed_memory', 'device_memory', 'memory_plan']
 
 # %% ../nbs/32_training.ipynb #c003
 import copy, json, math, os, time
@@ -30,7 +31,7 @@ from .landmarks import crop_batch
 from .manifest import whole_file, whole_folder
 from .maps import batch_maps
 from .mcrea import MCREAResult, flip_faces, mcrea
-from .vocab import (FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, ModelOptions, Region, RunSpec,
+from .vocab import (BONA_FIDE, FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, ModelOptions, Region, RunSpec,
                           TrainingOptions)
 
 # %% ../nbs/32_training.ipynb #c005
@@ -82,13 +83,17 @@ def annotation_loss(
     """The loss of Eq. 3, taken on the grid of the head: give `model(x, grid=True)`.
 
     Maps in full resolution (`model(x)`) are another loss: neighbouring pixels hardly differ, and the contrast term all but vanishes; `dilation=8` takes contrasts at the same distance on the face.
-    A training step (images are 0-255, see `collate`):
+    A training step; pictures are crops around faces of one size, a multiple of 8, here a portrait twice:
 
     >>> import torch
+    >>> from skimage.data import astronaut
     >>> from fas_nb.dccdn import DCCDN, normalise
-    >>> model, images, maps = DCCDN(width=8), torch.rand(2, 3, 64, 64)*255, torch.rand(2, 3, 64, 64)
+    >>> from fas_nb.maps import annotate_batch
+    >>> images, model = [astronaut()[:256, 96:352]]*2, DCCDN(width=8)
+    >>> batch = collate(images, annotate_batch(images, ["bona_fide"]*2, segmenter="polygon"))
     >>> optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    >>> loss = annotation_loss(model(normalise(images), grid=True), maps)
+    >>> optimizer.zero_grad()
+    >>> loss = annotation_loss(model(normalise(batch.images), grid=True), batch.maps)
     >>> loss.backward()
     >>> optimizer.step()
     """
@@ -99,10 +104,16 @@ def annotation_loss(
 @dataclass(frozen=True, slots=True)
 class Batch:
     "Training images with their labels, in the size of the network's input."
-    images:torch.Tensor     # float32 [n, 3, size, size] RGB, 0-255
+    images:torch.Tensor     # float32 [n, 3, size, size] RGB, 0-255; 4 planes where a sensor's depth is an input
     maps:torch.Tensor       # float32 [n, 3, size, size]: attack, living, background
     regions:torch.Tensor    # uint8 [n, size, size] of `Region`
     landmarks:torch.Tensor  # float32 [n, 478, 3], pixels
+    depth:torch.Tensor|None = None   # float32 [n, size, size] in [0, 1], annotated, whatever was presented
+    species:np.ndarray|None = None   # str [n]
+
+    def live(self) -> torch.Tensor:  # float32 [n], 1: bona fide
+        "What was presented, as a number."
+        return torch.as_tensor(self.species == BONA_FIDE, dtype=torch.float32, device=self.images.device)
 
 CENTRE_MOVES = .1  # the centre of a training crop moves by up to this share of the face box in x and in y
 
@@ -133,15 +144,19 @@ def training_batch(
     *,
     rng:np.random.Generator,
     device:str="cpu",
+    sensor:bool=False,        # is the depth of a sensor a fourth plane of the images?
 ) -> Batch:
     "Randomly cropped and flipped images with their label maps."
     def planes(x): return torch.from_numpy(x[index]).to(device)
-    window = _windows(len(index), frames.images.shape[1], options, rng)
-    images, (regions,), points, boxes = _cut(planes(frames.images).permute(0, 3, 1, 2).float(), [planes(labels.regions)[:, None]], frames.points[index], window, options.size)
-    depth_map = crop_batch(planes(labels.depth)[:, None].float(), boxes, options.size)
-    maps = _labelled(regions[:, 0], depth_map[:, 0], labels.species[index], depth, options)
-    images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points, torch.from_numpy(np.flatnonzero(window[2])).to(device))
-    return Batch(images, maps, regions, points.float())
+    window, species = _windows(len(index), frames.images.shape[1], options, rng), np.asarray(labels.species[index])
+    stored = planes(frames.images).permute(0, 3, 1, 2).float()
+    if sensor: stored = torch.cat([stored, planes(frames.depth)[:, None].float()], 1)
+    images, (regions,), points, boxes = _cut(stored, [planes(labels.regions)[:, None]], frames.points[index], window, options.size)
+    depth_map = crop_batch(planes(labels.depth)[:, None].float(), boxes, options.size)[:, 0]
+    maps, turn = _labelled(regions[:, 0], depth_map, species, depth, options), torch.from_numpy(np.flatnonzero(window[2])).to(device)
+    images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points, turn)
+    depth_map[turn] = depth_map[turn].flip(-1)
+    return Batch(images, maps, regions, points.float(), depth_map, species)
 
 def augmented_batch(
     frames:Frames,
@@ -167,14 +182,32 @@ def augmented_batch(
     images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points, torch.from_numpy(np.flatnonzero(window[2])).to(device))
     return MCREAResult(images, maps, regions, points.float(), mixed.log, mixed.attack)
 
+def photometric(
+    images:torch.Tensor,      # float32 [n, 3 or 4, h, w], 0-255; a fourth plane (depth) stays as it is
+    share:float,              # by which brightness, contrast and saturation change at most
+    rng:np.random.Generator,
+) -> torch.Tensor:            # float32, same shape, clipped to 0-255
+    "Colours changed at random, each picture by factors of its own."
+    factors = torch.tensor(rng.uniform(1 - share, 1 + share, (3, len(images), 1, 1, 1)), dtype=torch.float32, device=images.device)
+    grey = torch.tensor([.299, .587, .114], device=images.device).view(1, 3, 1, 1)
+    rgb = (images[:, :3]*factors[0]).clamp(0, 255)
+    middle = (rgb*grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    rgb = (middle + (rgb - middle)*factors[1]).clamp(0, 255)
+    own = (rgb*grey).sum(1, keepdim=True)
+    return torch.cat([(own + (rgb - own)*factors[2]).clamp(0, 255), images[:, 3:]], 1)
+
 # %% ../nbs/32_training.ipynb #c040
 def collate(
-    images,                  # n arrays uint8 [H, W, 3] RGB of one size, multiples of 8
+    images,                  # n arrays uint8 [H, W, 3] RGB of one size; the network takes multiples of 8
     annotations,             # n `Annotation` of them, as `maps.annotate_batch` gives them
     scheme:str="full",       # key of `SCHEMES`
     preset:str="skin",       # key of `CHANNEL_OF`
 ) -> Batch:
-    "The four stacks that `mcrea` and a training step take, from annotated pictures."
+    """The four stacks that `mcrea` and a training step take, from annotated pictures of one size, H and W multiples of 8.
+
+    `Batch` holds images (float32 [n, 3, H, W] RGB, 0-255), maps (float32 [n, 3, H, W]: attack, living, background), regions (uint8 [n, H, W] of `Region`) and
+    landmarks (float32 [n, 478, 3], pixels). `annotation_loss` shows a training step with it. Raises `ValueError` where sizes or numbers differ.
+    """
     images, annotations = [np.asarray(image) for image in images], list(annotations)
     if not images or len(images) != len(annotations): raise ValueError(f"collate: {len(images)} images and {len(annotations)} annotations; give at least one, and as many")
     if len(shapes := {image.shape for image in images} | {(*a.regions.shape, 3) for a in annotations}) > 1: raise ValueError(
@@ -203,6 +236,24 @@ def drawn_frames(
     "The frames of one step: presentations in a new random order each epoch, a random frame of each."
     return _drawn(_by_presentation(presentation), step, batch, seed)
 
+def drawn_rows(
+    spec:RunSpec,
+    frames:Frames,
+    labels:Labels,
+    rows:np.ndarray,     # int [m], the frames that may be drawn
+) -> Callable:           # step -> int [batch], the frames of a step
+    "What each step learns from; where it is balanced, bona fide and attacks in turn, each in an order of its own."
+    groups, batch = _by_presentation(frames.presentation[rows]), spec.training.batch
+    if not spec.training.balanced: return lambda step: rows[_drawn(groups, step, batch, spec.seed)]
+    live = np.array([str(labels.species[rows[g[0]]]) == BONA_FIDE for g in groups])
+    classes = [[g for g, own in zip(groups, live) if own == wanted] for wanted in (True, False)]
+    if not all(classes): return lambda step: rows[_drawn(groups, step, batch, spec.seed)]
+    def draw(step):
+        index = np.empty(batch, int)
+        for i, own in enumerate(classes): index[i::2] = _drawn(own, step, len(index[i::2]), spec.seed + (i + 1)*2**32)
+        return rows[index]
+    return draw
+
 def learning_rate(
     options:TrainingOptions,
     step:int,    # from 0
@@ -210,9 +261,10 @@ def learning_rate(
     epoch:int,   # from 0
 ) -> float:
     "The learning rate of a step."
-    if options.schedule == "halving": return options.lr*.5**(epoch//200)
+    if options.schedule == "constant": return options.lr
+    if options.schedule == "halving": return options.lr*.5**(epoch//options.halve)
     if options.schedule != "one_cycle": raise ValueError(
-        f"learning_rate: schedule {options.schedule!r} is unknown; use halving or one_cycle")
+        f"learning_rate: schedule {options.schedule!r} is unknown; use halving, constant or one_cycle")
     done, rise = (step + 1)/(steps + 1), .25
     return options.lr*(done/rise if done < rise else .5*(1 + math.cos(math.pi*(done - rise)/(1 - rise))))
 
@@ -233,6 +285,7 @@ def pack(
             for record in (frames, labels):
                 for name in record.__dataclass_fields__:
                     values, key = getattr(record, name), f"{type(record).__name__}.{name}"
+                    if values is None: continue                        # depth where there is none
                     if values.dtype.kind == "U": texts.setdefault(key, []).append(values); continue
                     if key not in files: files[key] = np.lib.format.open_memmap(temporary/f"{key}.npy", "w+", values.dtype, (n, *values.shape[1:]))
                     files[key][done:done + len(values)] = values
@@ -249,22 +302,95 @@ def unpack(
     folder:str|Path,  # written by `pack`
 ) -> tuple[Frames, Labels]:
     "Frames and labels whose images stay on disk until they are used."
-    def read(record): return record(*(_opened(Path(folder)/f"{record.__name__}.{name}.npy") for name in record.__dataclass_fields__))
+    def read(record):
+        files = {name: Path(folder)/f"{record.__name__}.{name}.npy" for name in record.__dataclass_fields__}
+        return record(**{name: _opened(path) for name, path in files.items() if name != "depth" or record is Labels or path.exists()})
     return read(Frames), read(Labels)
 
 def _opened(path):
     try: return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error: raise InputError(f"unpack: {path} is missing or no array ({error}); pack again") from error
 
+# %% ../nbs/32_training.ipynb #c045
+class Procedure:
+    """How a method is taught. A method of its own says `build`, `targets` and `loss`; the rest has a default.
+
+    What it is taught is a network that knows how to `prepare` pixels and, unless its outputs are label maps, how to `score` (see `methods`)."""
+    inputs = ("rgb",)   # or ("rgb", "depth")
+    weights = ""        # file that a trunk starts from, where `spec.model.pretrained` is its hash
+
+    def build(self, spec:RunSpec, device) -> torch.nn.Module:
+        "The network, freshly initialised from the global generator."
+        raise NotImplementedError
+
+    def start(self, network, spec:RunSpec):
+        "Put weights of an earlier training into the network, where the run asks for them."
+
+    def targets(self, batch, spec:RunSpec) -> dict[str, torch.Tensor]:
+        "What the loss compares with: the only place that sees labels."
+        raise NotImplementedError
+
+    def loss(self, out, targets:dict, spec:RunSpec) -> dict[str, torch.Tensor]:
+        "Terms whose sum is minimised."
+        raise NotImplementedError
+
+    def forward(self, network, x, spec:RunSpec):
+        "Outputs for the loss."
+        return network(x)
+
+    def augment(self, batch:Batch, spec:RunSpec, rng) -> Batch:
+        "What is done to a batch after crop and flip."
+        return batch
+
+    def batch(self, spec:RunSpec, frames, labels, index, rng, device) -> tuple[torch.Tensor, dict, dict]:
+        "Images, targets and what was counted."
+        made = training_batch(frames, labels, index, spec.training, rng=rng, device=device, sensor="depth" in self.inputs)
+        made = self.augment(made, spec, rng)
+        return made.images, self.targets(made, spec), {}
+
+    def measure(self, out, spec:RunSpec) -> dict[str, torch.Tensor]:
+        "Shares for the log."
+        return {}
+
+    def optimiser(self, network, options:TrainingOptions) -> torch.optim.Optimizer:
+        "Adam."
+        return torch.optim.Adam(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+
+class Ours(Procedure):
+    "The paper's: label maps, region exchange, the loss of Eq. 3."
+    def build(self, spec, device):
+        # oneDNN's weight gradient of dilated convolutions in bfloat16 reads memory it has not written (24 to 16 channels at 48 pixels: nan)
+        dense = spec.training.precision == "bf16" and torch.device(device).type == "cpu"
+        return build_network(replace(spec.model, form="dense") if dense else spec.model, len(SCHEMES[spec.scheme].channels))
+
+    def batch(self, spec, frames, labels, index, rng, device):
+        made = augmented_batch(frames, labels, index, spec.training, spec.mcrea, SCHEMES[spec.scheme].depth, rng=rng, device=device)
+        return made.images, self.targets(made, spec), made.log
+
+    def targets(self, batch, spec): return {"maps": batch.maps, "regions": batch.regions}
+
+    def forward(self, network, x, spec):
+        options = spec.training
+        return network(x, grid=options.loss_grid == "head", leak=options.leak if network.training else 0.)
+
+    def loss(self, out, targets, spec):
+        "alpha MSE + beta contrast of label maps (Eq. 3)"
+        options, maps = spec.training, targets["maps"][:, list(SCHEMES[spec.scheme].channels)]
+        valid, dilation = (targets["regions"] != Region.IGNORE)[:, None], 8*out.shape[-1]//options.size
+        return {"loss": annotation_loss(out, maps, options.alpha, options.beta, valid, dilation)}
+
+    def measure(self, out, spec):
+        names = (f"active {Channel(c).name.lower()}" for c in SCHEMES[spec.scheme].channels)
+        return dict(zip(names, (out > 0).float().mean((0, 2, 3))))
+
 # %% ../nbs/32_training.ipynb #c023
 @dataclass(frozen=True, slots=True)
 class Part:
-    "Images of one step that share batch norm and region exchange, with their labels."
-    share:float             # of the images of the batch
-    images:torch.Tensor     # float32 [n, 3, size, size] RGB, 0-255
-    maps:torch.Tensor       # float32 [n, 3, size, size]
-    regions:torch.Tensor    # uint8 [n, size, size] of `Region`
-    counts:dict             # what region exchange did
+    "Images of one step that share batch norm and region exchange, with their targets."
+    share:float                        # of the images of the batch
+    images:torch.Tensor                # float32 [n, 3 or 4, size, size], 0-255: RGB, and a sensor's depth where it is an input
+    targets:dict[str, torch.Tensor]    # what the loss compares with
+    counts:dict                        # what region exchange did
 
 def batch_parts(
     options:TrainingOptions,   # batch, micro
@@ -279,16 +405,17 @@ def part_maker(
     labels:Labels,
     rows:np.ndarray,     # int [m], the frames that may be drawn
     device:str="cpu",    # where the work is done
+    procedure:Procedure=None,   # of the method; ours where None
 ) -> Callable:           # (step, number of the part) -> `Part`
     "A function that makes the parts of batches; what it draws depends on seed, step and part alone."
-    options, parts = spec.training, batch_parts(spec.training)
-    groups, depth = _by_presentation(frames.presentation[rows]), SCHEMES[spec.scheme].depth
+    options, parts, draw = spec.training, batch_parts(spec.training), drawn_rows(spec, frames, labels, rows)
+    procedure = procedure or Ours()
     def make(unit):
         step, part = unit
-        index = rows[_drawn(groups, step, options.batch, spec.seed)[parts[part]]]
-        rng = np.random.default_rng([spec.seed, 3, step, part])
-        made = augmented_batch(frames, labels, index, options, spec.mcrea, depth, rng=rng, device=device)
-        return Part(len(index)/options.batch, made.images, made.maps, made.regions, made.log)
+        index = draw(step)[parts[part]]
+        images, targets, counts = procedure.batch(spec, frames, labels, index, np.random.default_rng([spec.seed, 3, step, part]), device)
+        if options.jitter: images = photometric(images, options.jitter, np.random.default_rng([spec.seed, 4, step, part]))
+        return Part(len(index)/options.batch, images, targets, counts)
     return make
 
 def made_ahead(
@@ -327,28 +454,25 @@ def _timed(items, seconds):
         yield item
 
 # %% ../nbs/32_training.ipynb #h003
-def _loss(spec, pred, maps, regions):
-    options = spec.training
-    maps, valid = maps[:, list(SCHEMES[spec.scheme].channels)], (regions != Region.IGNORE)[:, None]
-    return annotation_loss(pred, maps, options.alpha, options.beta, valid, 8*pred.shape[-1]//options.size)
-
 def held_out_loss(
     spec:RunSpec,
     frames:Frames,    # of people who are not trained on
     labels:Labels,    # of the same frames
     name:str="dev loss",
+    procedure:Procedure=None,   # of the method; ours where None
 ) -> Callable:        # for `train(validate=…)`
     "The loss on frames that are held out, without region exchange, flips and changes of scale."
-    options = spec.training
+    options, procedure = spec.training, procedure or Ours()
     still = replace(options, crop=(sum(options.crop)/2,)*2, flip=0.)
-    view = training_batch(frames, labels, np.arange(len(frames)), still, SCHEMES[spec.scheme].depth, rng=np.random.default_rng(0))
+    view = training_batch(frames, labels, np.arange(len(frames)), still, SCHEMES[spec.scheme].depth, rng=np.random.default_rng(0), sensor="depth" in procedure.inputs)
+    targets = procedure.targets(view, spec)
     def validate(model):
         device, parts = next(model.parameters()).device, []
         for some in torch.arange(len(frames)).split(options.micro or options.batch):
-            images, maps, regions = (x[some].to(device) for x in (view.images, view.maps, view.regions))
             with torch.inference_mode():
-                pred = model(normalise(images), grid=options.loss_grid == "head")
-                parts.append(len(some)*float(_loss(spec, pred, maps, regions)))
+                out = procedure.forward(model, model.prepare(view.images[some].to(device)), spec)
+                terms = procedure.loss(out, {k: v[some].to(device) for k, v in targets.items()}, spec)
+                parts.append(len(some)*float(sum(terms.values())))
         return {name: sum(parts)/len(frames)}
     return validate
 
@@ -389,22 +513,24 @@ def tf32(
     try: yield
     finally: torch.backends.cudnn.allow_tf32 = before
 
-def _network(spec, device, recompute):
+def _floats(out): return tuple(x.float() for x in out) if isinstance(out, tuple) else out.float()
+
+def _network(spec, device, recompute, procedure):
     "The network as its seed makes it; the global generator stays as it is."
-    # oneDNN's weight gradient of dilated convolutions in bfloat16 reads memory it has not written (24 to 16 channels at 48 pixels: nan)
-    dense = spec.training.precision == "bf16" and device.type == "cpu"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model = build_network(replace(spec.model, form="dense") if dense else spec.model, len(SCHEMES[spec.scheme].channels))
+        model = procedure.build(spec, device)
+        procedure.start(model, spec)
     model.recompute = recompute
     return model.to(device=device, memory_format=torch.channels_last).train()
 
 class _Learner:
     "A network while it is trained, with its optimiser and the average of its weights."
-    def __init__(self, spec, team, device, recompute):
+    def __init__(self, spec, team, device, recompute, procedure=None):
         self.spec, self.team, self.device, options = spec, team, device, spec.training
-        self.model = _network(spec, device, recompute)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        self.procedure = procedure or Ours()
+        self.model = _network(spec, device, recompute, self.procedure)
+        self.optimizer = self.procedure.optimiser(self.model, options)
         ema = torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema)
         self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True) if options.ema else None
         self.norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -423,15 +549,19 @@ class _Learner:
         if self.average: self.average.load_state_dict(state["average"])
 
     def _add_gradient(self, part):
-        "Add the gradient of a part by its share; its loss and how much of each map is active, by its share too."
-        options = self.spec.training
-        images, maps, regions = (x.to(self.device, non_blocking=True) for x in (part.images, part.maps, part.regions))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            pred = self.model(normalise(images), grid=options.loss_grid == "head", leak=options.leak)
-        pred = pred.float()
-        loss = _loss(self.spec, pred, maps, regions)
+        "Add the gradient of a part by its share; its loss, the terms of it and what else the method measures, by its share too."
+        spec, procedure = self.spec, self.procedure
+        images = part.images.to(self.device, non_blocking=True)
+        targets = {k: v.to(self.device, non_blocking=True) for k, v in part.targets.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.training.precision == "bf16"):
+            out = procedure.forward(self.model, self.model.prepare(images), spec)
+        out = _floats(out)
+        terms = procedure.loss(out, targets, spec)
+        loss = sum(terms.values())
         self.team.backward(loss*part.share)
-        return torch.stack([loss.detach(), *(pred > 0).float().mean((0, 2, 3))])*part.share
+        found = {"loss": loss, **(terms if len(terms) > 1 else {}), **procedure.measure(out, spec)}
+        self.measured = tuple(found)
+        return torch.stack([x.detach() for x in found.values()])*part.share
 
     def gather_gradient(self, step, parts):
         "The gradient of a step from its parts, those of other processes included: what was measured, what was counted here."
@@ -449,9 +579,8 @@ class _Learner:
         for s, new in zip(statistics, moved): s.copy_(new)
         if statistics:
             for m in self.norms: m.num_batches_tracked.fill_(step + 1)
-        loss, *active = measured.tolist()
-        names = (f"active {Channel(c).name.lower()}" for c in SCHEMES[self.spec.scheme].channels)
-        return {"loss": loss, **counts, **dict(zip(names, active))}
+        found = dict(zip(self.measured, measured.tolist()))
+        return {"loss": found.pop("loss"), **counts, **found}
 
     def _add_up(self, tensors):
         "Sums over all processes, in place, in one exchange."
@@ -512,17 +641,17 @@ class _Book:
 
     def _save_networks(self):
         if not self.out: return
-        save_network(self.learner.result, self.out/"last.safetensors", scheme=self.learner.spec.scheme)
+        save_network(self.learner.result, self.out/"last.safetensors", scheme=self.learner.spec.scheme, method=self.learner.spec.method)
         if not self.kept: return
         network = copy.deepcopy(self.learner.result)
         network.load_state_dict(self.kept)
-        save_network(network, self.out/"best.safetensors", scheme=self.learner.spec.scheme)
+        save_network(network, self.out/"best.safetensors", scheme=self.learner.spec.scheme, method=self.learner.spec.method)
 
-def _stop_unless_finite(step, epoch, loss, gradient, book, frames, rows):
+def _stop_unless_finite(step, epoch, loss, gradient, book, frames, labels, rows):
     "Every process sees the same values, and they stop together."
     if math.isfinite(loss) and math.isfinite(gradient): return
     spec = book.learner.spec
-    drawn = rows[drawn_frames(frames.presentation[rows], step, spec.training.batch, spec.seed)]
+    drawn = drawn_rows(spec, frames, labels, rows)(step)
     ids = [f"{frames.presentation[i]} frame {frames.frame[i]}" for i in drawn]
     book.say({"step": step, "epoch": epoch, "loss": str(loss), "gradient": str(gradient), "batch": ids})
     raise RuntimeError(f"train: the loss of step {step} (epoch {epoch}) is {loss}, the norm of its gradient {gradient}; "
@@ -560,25 +689,27 @@ def train(
     best:str="",             # value of `validate`, a loss or an error rate, whose lowest entry gives `best.safetensors`
     watch:Callable=None,     # called with the log at each entry, e.g. `live_curves()`
     seconds:dict=None,       # gets the time that was waited for batches
+    procedure:Procedure=None,   # of the method that `spec` names; ours where None
 ) -> tuple[torch.nn.Module, list[dict]]:  # model in evaluation mode, log
     "Train the network of `spec`."
     from tqdm.auto import tqdm
     options, rows, together = spec.training, _checked_rows(frames, labels, rows), team()
+    if procedure is None and spec.method != "ours": raise ValueError(f"train: method {spec.method!r} needs its procedure; give methods.procedure_of({spec.method!r})")
     device, mine = torch.device(device or together.device), _own_parts(options, together)
-    learner = _Learner(spec, together, device, recompute)
+    learner = _Learner(spec, together, device, recompute, procedure)
     book, since = _Book(learner, out, checkpoint, best), []
     n = len(np.unique(frames.presentation[rows]))
     steps = options.steps or -(-options.epochs*n//options.batch)
     begin, every = book.open(), max(1, steps//entries)
     if workers is None: workers = batch_threads(device)
-    make = part_maker(spec, frames, labels, rows, "cpu" if workers else device)
+    make = part_maker(spec, frames, labels, rows, "cpu" if workers else device, procedure)
     parts = _timed(made_ahead(make, ((s, p) for s in range(begin, steps) for p in mine), workers), {} if seconds is None else seconds)
     bar = tqdm(range(begin, steps), f"train {spec.fold.name}", steps, initial=begin, unit="step", disable=not (progress and book.main))
     with tf32(options.tf32):
         for step in bar:
             epoch, rate = step*options.batch//n, learning_rate(options, step, steps, step*options.batch//n)
             since.append(learner.gather_gradient(step, islice(parts, len(mine))))
-            _stop_unless_finite(step, epoch, since[-1]["loss"], learner.gradient_norm(), book, frames, rows)
+            _stop_unless_finite(step, epoch, since[-1]["loss"], learner.gradient_norm(), book, frames, labels, rows)
             learner.move(rate)
             if (step + 1) % every and step + 1 < steps: continue
             book.enter(step + 1, {"step": step + 1, "epoch": epoch, "lr": rate} | _summary(_of_all(since, together)), validate)
@@ -650,13 +781,22 @@ def needed_memory(
     spec:RunSpec,
     recompute:bool=False,   # are activations computed again?
     part:int=0,             # images; 0: the parts of the batch
+    procedure:Procedure=None,   # of the method; ours where None
 ) -> float:                 # bytes
     "About what a training takes on each device, weights and libraries included."
     options = spec.training
     part = part or batch_parts(options)[0].stop
-    each = kept_bytes(spec.model, options.size, options.precision, recompute, len(SCHEMES[spec.scheme].channels))
-    with torch.device("meta"): weights = sum(p.numel() for p in build_network(spec.model, len(SCHEMES[spec.scheme].channels)).parameters())
+    if procedure is None or isinstance(procedure, Ours):
+        each = kept_bytes(spec.model, options.size, options.precision, recompute, len(SCHEMES[spec.scheme].channels))
+        with torch.device("meta"): weights = sum(p.numel() for p in build_network(spec.model, len(SCHEMES[spec.scheme].channels)).parameters())
+    else: each, weights = _kept_by(procedure, spec)      # which computes nothing again
     return WORKING[recompute]*part*each + 4*4*weights + BESIDE
+
+def _kept_by(procedure, spec):   # bytes for each image, number of weights
+    size, side = spec.training.size, min(64, spec.training.size)
+    with torch.random.fork_rng(devices=[]): net = procedure.build(replace(spec, training=replace(spec.training, size=side)), "cpu").train()
+    kept = [_kept(lambda n: net(torch.zeros(n, net.planes, side, side)), n) for n in (2, 3)]
+    return (kept[1] - kept[0])*(size/side)**2, sum(p.numel() for p in net.parameters())
 
 def device_memory(
     device:str=None,    # `cuda` where there is one, otherwise `cpu`
@@ -671,16 +811,17 @@ def device_memory(
 def memory_plan(
     spec:RunSpec,
     there:float,    # bytes, from `device_memory`
+    procedure:Procedure=None,   # of the method; ours where None
 ) -> tuple[bool, str]:   # are activations computed again (`recompute`)? one line that says so
     "How a training fits into memory; `InputError` where it does not, with what to set."
     options, part = spec.training, batch_parts(spec.training)[0].stop
-    kept = needed_memory(spec)
+    kept = needed_memory(spec, procedure=procedure)
     line = (f"training needs about {kept/1e9:.1f} GB on each device for {part} images of {options.size} pixels at a time ({options.precision}); "
             f"{there/1e9:.1f} GB are there")
     if kept <= there: return False, line
-    again = needed_memory(spec, True)
+    again = needed_memory(spec, True, procedure=procedure)
     if again <= there: return True, f"{line}, so activations are computed again for the gradient: {again/1e9:.1f} GB, and one more forward pass"
-    fitting = [m for m in range(1, part) if options.batch % m == 0 and needed_memory(spec, True, m) <= there]
+    fitting = [m for m in range(1, part) if options.batch % m == 0 and needed_memory(spec, True, m, procedure) <= there]
     advice = f"set training.micro={fitting[-1]}, with which batch norm and region exchange see {fitting[-1]} images" if fitting else \
              "take a smaller training.size or model.width"
     raise InputError(f"{line}, and {again/1e9:.1f} GB would be needed with activations computed again; {advice}", 2)

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['REGION_COLORS', 'MIRRORED_REGION', 'BONA_FIDE', 'WMCA_SPECIES', 'PLANAR', 'CHANNEL_COLORS', 'CHANNEL_OF', 'SCHEMES',
-           'MESH', 'EYE_CORNERS', 'SKIN_ABOVE_OVAL', 'KEY_PARTS', 'FRAME_FACTOR', 'TRAINING_CHOICES', 'MCREA_CHOICES',
-           'InputError', 'Region', 'Species', 'Channel', 'channel_lut', 'LabelScheme', 'Presentation', 'Fold',
-           'Landmarks', 'Truth', 'Annotation', 'Frames', 'Labels', 'Rate', 'ModelOptions', 'TrainingOptions',
+           'MESH', 'EYE_CORNERS', 'SKIN_ABOVE_OVAL', 'KEY_PARTS', 'FRAME_FACTOR', 'TRAINING_CHOICES', 'MODEL_CHOICES',
+           'MCREA_CHOICES', 'InputError', 'Region', 'Species', 'Channel', 'channel_lut', 'LabelScheme', 'Presentation',
+           'Fold', 'Landmarks', 'Truth', 'Annotation', 'Frames', 'Labels', 'Rate', 'ModelOptions', 'TrainingOptions',
            'MCREAOptions', 'ScoringOptions', 'RunSpec']
 
 # %% ../nbs/00_vocab.ipynb #c003
-import hashlib, json, math
+import hashlib, json, math, re
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum, StrEnum
 
@@ -243,11 +243,12 @@ class Frames:
     presentation:np.ndarray  # str [n], presentation ids
     frame:np.ndarray         # int [n], frame index in the presentation
     source:np.ndarray        # str [n], where the landmarks came from (`Landmarks.source`)
+    depth:np.ndarray|None = None   # uint8 [n, s, s] of a sensor, near = small, 0 = not measured; for methods that declare it
 
     def __len__(self): return len(self.images)
     def take(self, index) -> "Frames":
         "The frames at `index` (integers or booleans)."
-        return Frames(*(getattr(self, f)[index] for f in self.__dataclass_fields__))
+        return Frames(*(None if (own := getattr(self, f)) is None else own[index] for f in self.__dataclass_fields__))
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -288,6 +289,13 @@ class ModelOptions:
     network:str = "dccdn"          # `dccdn`, `ccdn` (one of its streams) or `cdcn`
     head:str = "grid"              # `grid` at H/8, or a light `decoder` at H/2
     form:str = "split"             # of the operator: `split`, or `dense`, which is faster in the smallest networks; equal up to rounding
+    trunk:str = "full"             # of compared methods with a dense trunk: as published, or `tiny`, four convolutions
+    pretrained:str = "none"        # what such a trunk starts from: `none`, `imagenet`, or the SHA-256 of a file of weights
+
+    def __post_init__(self):
+        _check_choices(self, MODEL_CHOICES)
+        if self.pretrained in ("none", "imagenet") or re.fullmatch("[0-9a-f]{64}", self.pretrained): return
+        raise ValueError(f"ModelOptions: pretrained {self.pretrained!r} is unknown; use none, imagenet or the SHA-256 of a file")
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
@@ -297,12 +305,15 @@ class TrainingOptions:
     epochs:int = 500               # an epoch draws one random frame of each presentation
     batch:int = 160                # over all devices
     lr:float = 2e-3
-    schedule:str = "halving"       # `halving` (each 200 epochs) or `one_cycle`
+    schedule:str = "halving"       # `halving` (each `halve` epochs), `constant` or `one_cycle`
+    halve:int = 200                # epochs after which `halving` halves
     weight_decay:float = 0.
     alpha:float = 1.               # weight of MSE, Eq. 3
     beta:float = 1.                # weight of the contrastive depth loss, Eq. 3
     crop:tuple[float, float] = (1.2, 1.4)  # side of the random crop, in face-box sides
     flip:float = .5                # probability of a horizontal flip
+    jitter:float = 0.              # brightness, contrast and saturation change by up to this share; 0: not
+    balanced:bool = False          # half of each batch bona fide, half attacks; otherwise as they come
     preset:str = "skin"            # key of `CHANNEL_OF`
     leak:float = 0.                # slope of the maps below zero while training; 0 is the ReLU of the paper, behind which a map can die
     loss_grid:str = "head"         # maps are compared on the grid of the `head`, or in `full` resolution
@@ -317,6 +328,7 @@ class TrainingOptions:
         if self.micro < 0: raise ValueError(f"TrainingOptions: micro is {self.micro}; give a number of images, or 0 for the whole batch")
 
 TRAINING_CHOICES = dict(loss_grid=("head", "full"), precision=("float32", "bf16"))
+MODEL_CHOICES = dict(trunk=("full", "tiny"))
 MCREA_CHOICES = dict(scheme=("clip", "overlay", "integrate", "mixed"), weights=("uniform", "label_changing"), recipients=("random", "first"),
                      donors=("snapshot", "in_place"), pairing=("same", "independent"), warp=("similarity", "affine"), direction=("copy", "swap"),
                      leftover=("keep", "ignore"), resampling=("bilinear", "nearest"), depth=("donor", "recipient"),
@@ -383,6 +395,7 @@ class RunSpec:
     permuted:int|None = None       # seed of an exchange of labels among training presentations, a check that nothing leaks
     labels:str = ""                # hash of species, subject and instrument of all presentations of the fold
     scoring_code:str = ""          # hash of the code that scores
+    method:str = "ours"            # key of `methods.METHODS`
 
     def key(self) -> str:  # 64 hexadecimal digits
         "The name of the run: SHA-256 of the canonical JSON of all fields."
@@ -390,7 +403,7 @@ class RunSpec:
 
     def network_key(self) -> str:  # 64 hexadecimal digits
         "The name of its network: SHA-256 of what training sees. Whatever is scored, and however, leaves it as it is."
-        names = ("scheme", "model", "training", "mcrea", "seed", "annotations", "code", "permuted")
+        names = ("method", "scheme", "model", "training", "mcrea", "seed", "annotations", "code", "permuted")
         return _canonical_hash({k: asdict(self)[k] for k in (*names, *["labels"]*(self.permuted is not None))})
 
 def _canonical_hash(record):

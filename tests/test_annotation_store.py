@@ -1,5 +1,5 @@
 "What the stores promise about processes: a killed run keeps what it finished, two processes give what one gives."
-import json, os, signal, subprocess, sys, threading, time
+import json, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import cv2
@@ -9,7 +9,8 @@ from conftest import call
 from PIL import Image
 from skimage.data import astronaut
 
-from fas_nb.maps import AnnotationStore, FrameStore, annotate_dataset, extract_frames
+from fas_nb.explorer import PAINTED, PromptEditor
+from fas_nb.maps import AnnotationStore, FrameStore, annotate_dataset, extract_frames, loss_mask
 from fas_nb.vocab import Presentation
 
 N = 12
@@ -28,7 +29,7 @@ def album(folder):
         path = Path(folder)/f"{i}.png"
         if not path.exists():
             noise = np.random.default_rng(i).normal(0, 6, photo.shape)
-            cv2.imwrite(str(path), (photo + noise).clip(0, 255).astype(np.uint8)[..., ::-1])
+            Image.fromarray((photo + noise).clip(0, 255).astype(np.uint8)).save(path)
         presentations.append(Presentation(f"photos/{i}", "photos", str(i), "", "", ("bona_fide", "prints", "glasses")[i % 3], str(path)))
     return presentations
 
@@ -98,6 +99,7 @@ def test_full_disk_is_a_recorded_failure(whole, tmp_path, monkeypatch):
     full["now"] = False
     assert annotate_dataset(people[:2], root/"frames", tmp_path, workers=1, progress=False).done == 2
 
+@pytest.mark.long
 def test_workers_are_killed_in_the_middle(whole, tmp_path):
     "On a cluster of two workers; others take their places, and the result is complete and the same."
     from distributed import Client, LocalCluster
@@ -117,13 +119,32 @@ def test_workers_are_killed_in_the_middle(whole, tmp_path):
     ids = [p.id for p in people]
     assert summary.ok and summary.done == N and AnnotationStore(tmp_path/"annotation").hash(ids) == AnnotationStore(root/"annotation").hash(ids)
 
+def test_painted_pixels_survive_another_annotation(whole, tmp_path):
+    "Glasses, background and ignored pixels that a person painted are kept, and the loss leaves the ignored ones out."
+    root, people = whole
+    shutil.copytree(root/"annotation", tmp_path/"annotation")
+    frames, store, id = FrameStore(root/"frames"), AnnotationStore(tmp_path/"annotation"), people[0].id
+    editor = PromptEditor.of(frames, store, id, segmenter="polygon")
+    places = {"glasses": 168, "ignored": 152, "background": 4}                  # nasion, chin, tip of the nose
+    assert set(places) == set(PAINTED)
+    gained = {target: editor.click(target, *editor.landmarks.points[at, :2]) for target, at in places.items()}
+    assert min(gained.values()) >= 4 and editor.save()
+    (row,) = [p for p in (store.folder/"rows").glob("*.json") if store.path("regions", id, 0).parent.name == p.stem]
+    row.unlink()
+    assert annotate_dataset(people, root/"frames", store.folder, workers=1, progress=False).done == 1
+    labels = AnnotationStore(store.folder).labels(frames.read([id]))
+    assert (labels.regions[0] == editor.regions).all()
+    assert (labels.regions == 11).sum() == gained["glasses"] and (~loss_mask(labels.regions)).sum() == gained["ignored"]
+    x, y = editor.landmarks.points[4, :2].astype(int)
+    assert labels.regions[0, y, x] == 0 and not labels.depth[0][np.isin(labels.regions[0], (0, 11, 255))].any()
+
 def test_command_samples_tries_again_corrects_and_exports(tmp_path):
     "On a table of files: some of it, then all with a bad file, then the bad file alone once it is mended, then a corrected map, and COCO."
     folder = tmp_path/"own"; folder.mkdir()
     for i in range(4): Image.fromarray(np.clip(astronaut()[:320, 60:380] + np.random.default_rng(i).normal(0, 8, (320, 320, 3)), 0, 255).astype(np.uint8)).save(folder/f"{i}.png")
     good = (folder/"2.png").read_bytes(); (folder/"2.png").write_bytes(good[:2000])
     (folder/"table.csv").write_text("path,species,subject\n" + "".join(f"{i}.png,{'prints' if i % 2 else 'bona_fide'},{i}\n" for i in range(4)))
-    def annotate(*more): return call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--frames", "1", "--size", "96", "--quiet", "--workers", "1", "--json", *more)
+    def annotate(*more): return call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--frames", "1", "--size", "96", "--segmenter", "polygon", "--quiet", "--workers", "1", "--json", *more)
     told = lambda done: json.loads(done.stdout)
     some = annotate("--limit", "2")
     assert some.returncode == 1 and told(some)["presentations"] == 2 and told(some)["annotated"] == 1, some.stderr      # 0 and 2, which is broken

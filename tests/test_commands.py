@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, call
+from fas_nb import cli
 
 COMMANDS = "fas_synth fas_check fas_annotate fas_run fas_reproduce fas_predict fas_export".split()
 
@@ -30,17 +31,23 @@ def test_help_has_an_example(name):
     (("fas_predict", "a.jpg", "--model", "m.safetensors"), None, "m.safetensors"),
     (("fas_predict", "--model", "m.safetensors"), 2, "--camera N"),
     (("fas_export", "m.safetensors", "m.tflite"), 2, ".onnx"),
-    (("fas_export", "m.onnx", "n.onnx"), 2, "only weights"),
+    (("fas_export", "m.onnx", "n.onnx"), 2, "no model m.onnx"),
     (("fas_export", "m.safetensors", "m.onnx"), 2, "m.safetensors"),
     (("fas_predict", "a.jpg", "--model", "m.onnx"), 2, "fas_export"),
 ], ids=lambda x: " ".join(x) if isinstance(x, tuple) else "")
-def test_mistakes_end_in_one_line(command, code, says, tmp_path):
-    data = ("--root", tmp_path) if command[0] == "fas_run" or "--tables" in command or "--set" in command else ()
-    done = call(*command, *data, cwd=tmp_path)
-    assert done.returncode == (code or done.returncode) and done.returncode in (1, 2), done.stdout + done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert says in done.stderr
+def test_mistakes_end_in_one_line(command, code, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")               # commands change it for themselves
+    data = ["--root", str(tmp_path)] if command[0] == "fas_run" or "--tables" in command or "--set" in command else []
+    done = getattr(cli, command[0])([*command[1:], *data])
+    told = capsys.readouterr().err
+    assert done == (code or done) and done in (1, 2), told
+    assert len(told.strip().splitlines()) == 1 and says in told, told
     assert not [p for p in tmp_path.rglob("*") if p.is_file()], "nothing half-written"
+
+def test_a_mistake_ends_the_process_with_its_code(tmp_path):
+    done = call("fas_run", "--variant", "theirs", "--profile", "smoke", "--root", tmp_path, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 def test_check_reports_a_missing_folder(tmp_path):
     done = call("fas_check", "oulu_npu", "nowhere", "--quiet", cwd=tmp_path)

@@ -175,10 +175,10 @@ def test_a_table_is_checked_annotated_trained_and_tested(tmp_path):
     (folder/"table.csv").write_text("\n".join(lines))
     done = call("fas_check", "table", folder/"table.csv", "--deep", "1", "--quiet")
     assert done.returncode == 0 and "train  bona_fide" in done.stdout, done.stdout + done.stderr
-    done = call("fas_annotate", "table", folder/"table.csv", "--profile", "smoke", "--root", tmp_path, "--workers", "1", "--quiet")
+    done = call("fas_annotate", "table", folder/"table.csv", "--profile", "smoke", "--segmenter", "polygon", "--root", tmp_path, "--workers", "1", "--quiet")
     assert done.returncode == 0 and "14 presentations: 14 annotated" in done.stdout, done.stdout + done.stderr
     stamps = {f: f.stat().st_mtime_ns for f in (tmp_path/"runs/stores").rglob("*.*")}
-    done = call("fas_run", "--protocol", "table/own", "--profile", "smoke", "--set", "training.steps=4", "--data-root", tmp_path/"data",
+    done = call("fas_run", "--protocol", "table/own", "--profile", "smoke", "--set", "training.steps=4", "--set", "segmenter=polygon", "--data-root", tmp_path/"data",
                 "--root", tmp_path, "--workers", "1", "--quiet", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"origin": "real"' in done.stdout and "table/own" in done.stdout

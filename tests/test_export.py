@@ -57,6 +57,11 @@ def test_mistakes(weights, tmp_path, arguments, says):
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
+def test_only_weights_are_exported(tmp_path, capsys):
+    from fas_nb import cli
+    (tmp_path/"net.onnx").touch()
+    assert cli.fas_export([str(tmp_path/"net.onnx"), str(tmp_path/"again.onnx")]) == 2 and "only weights can be exported" in capsys.readouterr().err
+
 def test_broken_export_is_one_line(weights, tmp_path):
     (tmp_path/"net.onnx").write_bytes(b"no network")
     done = call("fas_predict", weights/"portrait.png", "--model", tmp_path/"net.onnx")

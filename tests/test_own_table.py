@@ -38,7 +38,7 @@ MISTAKES = {
     "another word for bona fide": (lambda rows: every(rows, species=lambda r: {"bona_fide": "live"}.get(r["species"], r["species"])), "is bona_fide meant?", "is bona_fide meant?"),
     "another word for a split": (lambda rows: every(rows, split=lambda r: {"dev": "validation"}.get(r["split"], r["split"])), "is dev meant?", "is dev meant?"),
     "no split": (lambda rows: every(rows, split=""), "lines have no split", "lines have no split"),
-    "one class in dev": (lambda rows: [r for r in rows if r["split"] != "dev" or r["species"] == "prints"], "dev holds 2 presentations, all of them attacks", "all of them attacks"),
+    "one class in dev": (lambda rows: [r for r in rows if r["split"] != "dev" or r["species"] == "prints"], "dev holds only attacks (2)", "dev holds only attacks"),
     "no test": (lambda rows: [r for r in rows if r["split"] != "test"], "test holds no presentation", "give lines of both classes the split test"),
     "one person in two splits": (lambda rows: every(rows, subject=lambda r: r["subject"].replace("test0", "train0")), "found train0", ""),
     "a file that is not there": (lambda rows: rows + [dict(rows[0], path="gone.jpg", subject="gone")], "correct the paths", "gone.jpg is not on disk; left out"),
@@ -71,13 +71,19 @@ def test_what_shows_no_face_is_told(tmp_path):
     assert [(f.id, f.paths) for f in report.findings if f.id == "F06"] == [("F06", ("pics/cup.jpg",))] and report.opened == 17
     data = prepare(get_profile("smoke", {"segmenter": "polygon"}), ["table/own"], tmp_path, tmp_path/"runs", workers=1, progress=False)
     assert len(data.notes) == 1 and "no face was found in 1 presentation (cup.jpg)" in data.notes[0]
+    cup = next(i for i in data.presentations if i.endswith("cup.jpg"))
+    assert cup in data.folds("table/own")[0].train
+    without = prepare(get_profile("smoke", {"segmenter": "polygon", "train_faceless": "false"}), ["table/own"], tmp_path, tmp_path/"runs", workers=1, progress=False)
+    kept = without.folds("table/own")[0]
+    assert "they train nothing" in without.notes[0] and set(data.folds("table/own")[0].train) - set(kept.train) == {cup}
+    assert (kept.dev, kept.test) == (data.folds("table/own")[0].dev, data.folds("table/own")[0].test)
 
 def test_look_mend_run_judge(tmp_path):
     "The lines of the README, in a plain folder: a map that was mended makes another run, and nothing is written elsewhere."
     own_table(tmp_path/"data")
     def run(*command): return call(*command, "--quiet", "--workers", "1", cwd=tmp_path)
-    own = ("--profile", "smoke", "--set", "training.steps=4")
-    first = run("fas_annotate", "table", "data/table/table.csv", "--profile", "smoke")
+    own = ("--profile", "smoke", "--set", "training.steps=4", "--set", "segmenter=polygon")
+    first = run("fas_annotate", "table", "data/table/table.csv", "--profile", "smoke", "--segmenter", "polygon")
     assert first.returncode == 0 and "16 presentations: 16 annotated" in first.stdout and "look at first: runs/stores/table-" in first.stdout, first.stdout + first.stderr
     store = next((tmp_path/"runs/stores").glob("table-*"))/"annotations"
     before = run("fas_run", "--protocol", "table/own", *own, "--data-root", "data")
@@ -86,8 +92,8 @@ def test_look_mend_run_judge(tmp_path):
     mended = np.array(Image.open(shown)); assert (mended == 1).sum() > 100; mended[mended == 1] = 10           # skin becomes hair
     (tmp_path/"mended"/shown.parent.name).mkdir(parents=True)
     Image.fromarray(mended.repeat(3, 0).repeat(3, 1)).save(tmp_path/"mended"/shown.parent.name/shown.name)     # at three times the size
-    taken = run("fas_annotate", "table", "data/table/table.csv", "--profile", "smoke", "--corrections", "mended")
-    assert taken.returncode == 0 and "1 region maps corrected" in taken.stdout and (np.array(Image.open(shown)) == mended).all(), taken.stdout + taken.stderr
+    taken = run("fas_annotate", "table", "data/table/table.csv", "--profile", "smoke", "--segmenter", "polygon", "--corrections", "mended")
+    assert taken.returncode == 0 and "1 region map corrected" in taken.stdout and (np.array(Image.open(shown)) == mended).all(), taken.stdout + taken.stderr
     after = run("fas_run", "--protocol", "table/own", *own, "--data-root", "data")
     key = {done: done.stdout.split()[0] for done in (before, after)}
     assert after.returncode == 0 and key[before] != key[after], "a mended map makes another run"
@@ -99,4 +105,8 @@ def test_look_mend_run_judge(tmp_path):
     assert all(v.returncode == 0 for v in verdicts) and len({v.stdout for v in verdicts}) == 1, [v.stderr for v in verdicts]
     unknown = call("fas_predict", "photo.jpg", "--model", "runs/abcdef123456", cwd=tmp_path)
     assert unknown.returncode == 2 and "no finished run in runs begins with abcdef123456" in unknown.stderr
+    nowhere = call("fas_predict", "photo.jpg", "--model", "runs/nope", cwd=tmp_path)
+    assert nowhere.returncode == 2 and "there is no model runs/nope" in nowhere.stderr and "fas_run --list" in nowhere.stderr
+    shown = call("fas_predict", "photo.jpg", "--model", key[after][:6], "--overlay", "o"*300, cwd=tmp_path)
+    assert shown.returncode == 1 and "is too long, file systems take 255 bytes" in shown.stderr and "Errno" not in shown.stderr, shown.stderr
     assert sorted(os.listdir(tmp_path)) == ["data", "mended", "photo.jpg", "runs"]

@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from fas_nb.ablations import PROFILES, SPLITS, Data, data_hashes, make_spec, run
 from fas_nb.landmarks import mean_mesh
 from fas_nb.maps import AnnotationStore, FrameStore
@@ -29,6 +30,7 @@ def barred_data(folder, n=64, side=48):
             people[p.id] = p
     return Data(people, {"oulu_npu": str(folder)}, "rendered")
 
+@pytest.mark.long
 def test_permuted_labels_teach_nothing(tmp_path):
     data = barred_data(tmp_path/"store")
     fold = Fold("oulu_npu", "1", "1", *(tuple(i for i in data.presentations if i.startswith(f"oulu_npu/{s}")) for s in SPLITS))

@@ -51,12 +51,15 @@ def test_what_an_empty_cell_needs_fills_it(smoke, tmp_path):
     page = html.unescape((out(smoke)/"table3.html").read_text())
     assert str(smoke) not in page and str(smoke) not in (out(smoke)/"index.html").read_text()
     command = next(c for c in re.findall(r"fas_reproduce --tables 3 [^<]*--set [^<]*", page) if c.strip().endswith("oulu_npu/2"))
-    for folder in ("data", "runs"): shutil.copytree(smoke/folder, tmp_path/folder)
+    for folder in ("data", "runs", "reports"): shutil.copytree(smoke/folder, tmp_path/folder)
+    assert "ROOT stands for the folder that was given." in page
     done = call(*shlex.split(command.replace("ROOT", str(tmp_path))), "--quiet", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     cells = {c["column"]: c for c in json.loads((out(tmp_path)/"table3.json").read_text())["cells"]}
     values = {k: c["value"] is not None for k, c in cells.items() if not k.endswith("std")}
     assert list(values.values()) == [True, True, False, False], values
+    known = {key for t in range(1, 6) for key in json.loads((out(tmp_path)/f"table{t}.json").read_text())["runs"]}
+    assert f"{len(known)} of {len(known)} runs finished" in (out(tmp_path)/"index.html").read_text(), "the index speaks of all tables, not of the last command's"
     before = json.loads((out(smoke)/"table3.json").read_text())["cells"][0]
     assert cells[before["column"]]["value"] == before["value"]                  # and what was there is found again
 
@@ -90,8 +93,10 @@ def test_papermill_works_alone(smoke, tmp_path):
     done = subprocess.run([str(BIN/"papermill"), "nbs/reports/table3.ipynb", str(tmp_path/"out.ipynb"), "-p", "profile", "smoke", "-p", "root", str(tmp_path),
                            "-p", "data_root", str(smoke/"data/smoke"), "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path/"reports/smoke/table3.html").exists()
+    assert {"table3.html", "index.html", "real-data.html", "ro-crate-metadata.json"} <= {p.name for p in out(tmp_path).iterdir()}
+    assert 'href="table3.html"' in (out(tmp_path)/"index.html").read_text()
 
+@pytest.mark.long
 def test_a_kill_loses_only_the_run_in_progress(smoke, tmp_path):
     shutil.copytree(smoke/"data", tmp_path/"data")
     command = [str(BIN/"fas_reproduce"), "--profile", "smoke", "--root", str(tmp_path), "--quiet", "--tables", "4", "--set", "training.steps=20", "--workers", "1"]

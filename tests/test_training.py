@@ -154,7 +154,7 @@ def several_processes(tmp_path, n=2, before=""):
     return subprocess.run([str(BIN/"torchrun"), "--standalone", "--nproc_per_node", str(n), str(tmp_path/"two.py")], capture_output=True, text=True, timeout=240,
                           env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})        # what `accelerate launch` does for GPUs
 
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_the_number_of_processes_changes_nothing(data, tmp_path, n):
     "Four parts on one process, on two, and on three of which one has two: the same network, statistics of batch norm included, and the same log."
     done = several_processes(tmp_path, n)
@@ -186,7 +186,7 @@ def test_parts_are_batches_of_their_own(data):
     for p in range(4):
         one = _Learner(toy_spec(steps=1, batch=2), team(), torch.device("cpu"), False)
         part = make((0, p))
-        each.append((one, one.gather_gradient(0, [type(part)(1., part.images, part.maps, part.regions, part.counts)])))
+        each.append((one, one.gather_gradient(0, [replace(part, share=1.)])))
     assert math.isclose(row["loss"], np.mean([r["loss"] for _, r in each]), rel_tol=1e-6)
     assert row["exchanged"] == sum(r["exchanged"] for _, r in each)
     for i, p in enumerate(whole.model.parameters()):

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['PROFILES', 'PAPER_SAYS', 'VARIANTS', 'TABLES', 'PAPER_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'DATASETS',
            'SPLITS', 'WITH_SENSOR', 'COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'IN_MEMORY', 'HELD_OUT', 'ABANDONED',
-           'Profile', 'deviations', 'get_profile', 'Variant', 'TableSpec', 'code_hashes', 'code_hash',
+           'Profile', 'deviations', 'get_profile', 'suited', 'Variant', 'TableSpec', 'code_hashes', 'code_hash',
            'protocol_datasets', 'Data', 'apart', 'store_folder', 'prepare', 'dataset_roots', 'fingerprint', 'Cell',
            'data_hashes', 'make_spec', 'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'made_protocols',
            'table_runs', 'images_drawn', 'work', 'flops_image', 'flops_mask', 'run_flops', 'flops_method',
-           'method_work', 'annotated_frames', 'Cost', 'table_cost', 'spread', 'load_frames', 'permute_species',
-           'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed', 'reads_depth', 'whole_or_absent',
-           'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results', 'read_spec',
-           'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank', 'team_size',
-           'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
+           'method_work', 'annotated_frames', 'Cost', 'table_cost', 'spread', 'mask_hours', 'load_frames',
+           'permute_species', 'score_table', 'example_frames', 'frame_bytes', 'training_data', 'packed', 'reads_depth',
+           'whole_or_absent', 'network_folder', 'make_network', 'is_large', 'run', 'test_set', 'metric_hash', 'results',
+           'read_spec', 'is_made', 'read_scores', 'read_result', 'read_examples', 'failure_log', 'take_gpu', 'rank',
+           'team_size', 'first_alone', 'known_failures', 'make_runs', 'find_runs', 'garbage', 'collect_garbage']
 
 # %% ../nbs/50_ablations.ipynb #c003
 import hashlib, json, math, os, platform, shutil, subprocess, sys, time, traceback, warnings
@@ -123,6 +123,18 @@ def get_profile(
             raise InputError(f"cannot set {key}={text}; fields of a profile are {', '.join(names)}", 2) from None
         profile = replace(profile, **{outer[0]: new}) if outer else new
     return profile
+
+def suited(
+    profile:Profile,
+    overrides:dict[str, str],   # fields of it that were asked for
+    data_root:str|Path,         # where the data sets are
+) -> dict[str, str]:            # the same, and a segmenter that suits the data
+    "Real data gets the best segmenter that is there, unless one was asked for or the profile has a larger one already."
+    if "segmenter" in overrides or profile.segmenter != "face_sam_tiny": return overrides
+    if not Path(data_root).exists() or data_origin(data_root) == "rendered": return overrides
+    from fas_nb.sam_masks import best_segmenter   # loads OpenCV
+    best = best_segmenter()
+    return overrides if best == profile.segmenter else overrides | {"segmenter": best}
 
 # %% ../nbs/50_ablations.ipynb #c010
 @dataclass(frozen=True, slots=True)
@@ -515,7 +527,7 @@ def _counted(build, *size):
 
 # kept, because counting loads torch and ten seconds of its inner parts, and every folder of reports shows these; counted again in the test below
 COUNTED = {(PROFILES["small"].model, PROFILES["small"].training.size): 19_788_017_472., (PROFILES["paper"].model, PROFILES["paper"].training.size): 315_649_028_736.,
-           "sam_vit_h": 5_961_082_830_848.,
+           "sam_vit_b": 972_077_334_528., "sam_vit_l": 2_985_680_306_176., "sam_vit_h": 5_961_082_830_848.,
            # compared methods as published
            "cdcn": 284_085_556_992., "cdcn_pp": 304_767_828_672., "dc_cdn": 315_647_455_872.,
            "auxiliary": 284_704_505_856., "deep_pix_bis": 27_507_337_368., "mc_pix_bis": 27_861_379_224.,
@@ -623,6 +635,15 @@ def spread(
     busy = [0.]*workers
     for h in sorted(hours, reverse=True): busy[busy.index(min(busy))] += h
     return max(busy)
+
+def mask_hours(
+    segmenter:str,             # `sam_vit_b`, `sam_vit_l` or `sam_vit_h`
+    presentations:int,         # of a data set, 10 frames of each
+    device:float=30e12,        # operations a second that a GPU sustains in half precision
+) -> tuple[float, float]:      # frames a second, hours
+    "What Segment Anything's image encoder asks of one GPU: computed from its operations, not measured."
+    rate = device/flops_mask(segmenter)
+    return rate, 10*presentations/rate/3600
 
 # %% ../nbs/50_ablations.ipynb #c030
 def load_frames(

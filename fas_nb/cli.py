@@ -67,9 +67,14 @@ def _work_options(parser):
 def _checkpoint_option(parser):
     parser.add_argument("--checkpoint", metavar="PATH", help="your copy of the segmenter's weights, or the folder that holds it "
                         "(the environment's FAS_NB_WEIGHTS; else fetched once)")
+    parser.add_argument("--device", default="", help="where the segmenter runs: cpu, cuda, or cuda:1 (a GPU where there is one; the small one on the CPU)")
 
 def _take_checkpoint(args):
     "For this process and those that it starts."
+    if getattr(args, "device", ""):
+        from fas_nb.sam_masks import sam_device
+        sam_device(args.device)     # fails here where it must fail
+        os.environ["FAS_NB_DEVICE"] = args.device
     if not args.checkpoint: return
     if not Path(args.checkpoint).exists(): raise InputError(f"--checkpoint {args.checkpoint}: does not exist; give a file of weights or a folder", 2)
     os.environ["FAS_NB_WEIGHTS"] = str(Path(args.checkpoint).absolute())
@@ -181,7 +186,7 @@ def _annotate_parser():
     p.add_argument("--only-failed", action="store_true", help="only presentations that failed when they were tried last")
     p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
     p.add_argument("--coco", metavar="FILE", help="write the crops and their region maps as COCO annotations as well")
-    p.add_argument("--segmenter", help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (that of the profile)")
+    p.add_argument("--segmenter", help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (that of the profile; for real data the official weights that are in the cache, where the profile has none)")
     _source_options(p); _checkpoint_option(p)
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
     p.add_argument("--root", default="", help="folder of data, runs and reports (the checkout around the working folder, else the working folder)")
@@ -190,7 +195,7 @@ def _annotate_parser():
     return p
 
 def _annotate(args):
-    from fas_nb.ablations import get_profile, store_folder
+    from fas_nb.ablations import get_profile, store_folder, suited
     from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
     from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores, import_corrections, without_face, write_coco
     from fas_nb.reports import place_of, project_root
@@ -201,7 +206,9 @@ def _annotate(args):
     if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(f"--coco {args.coco}: its folder does not exist; make it first", 2)
     options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter, "channels": args.channels,
                "landmarks": args.landmarks or None, "depth": args.depth or None}
-    profile = get_profile(args.profile, {field: value for field, value in options.items() if value is not None})
+    options = {field: value for field, value in options.items() if value is not None}
+    profile = get_profile(args.profile, options)
+    profile = get_profile(args.profile, suited(profile, options, args.folder))
     if profile.segmenter not in SEGMENTERS: raise InputError(f"--segmenter {profile.segmenter}: is unknown; use one of {', '.join(SEGMENTERS)}", 2)
     name, given = dataset_name(args.dataset), args.annotations and Path(args.annotations)
     scan = scan_dataset(name, args.folder, args.channels)

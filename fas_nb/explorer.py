@@ -26,7 +26,7 @@ class PromptEditor:
         image:np.ndarray,                # uint8 [H, W, 3] RGB, best a crop around the face
         species:str="bona_fide",         # what was presented; chooses the parts
         landmarks:Landmarks|None=None,   # in pixels of `image`; the largest face is detected where None
-        segmenter:str|Segmenter="face_sam_tiny",   # a name for `load_segmenter`, or a segmenter
+        segmenter:str|Segmenter="",   # a name for `load_segmenter`, or a segmenter; the best that is there where empty
         regions:np.ndarray|None=None,    # uint8 [H, W] of `Region` to start from; segmented where None
     ):
         if landmarks is None: landmarks = largest_face(image)
@@ -52,7 +52,7 @@ class PromptEditor:
         store:AnnotationStore,   # of these frames
         id:str,                  # the presentation, one of `store.ids()`
         frame:int=0,
-        segmenter:str|Segmenter="face_sam_tiny",   # for what is clicked
+        segmenter:str|Segmenter="",   # for what is clicked
     ):
         "An editor of what a store holds; `save` puts the result back."
         crops, annotation = frames.read(id), store.read(id, frame)
@@ -276,7 +276,7 @@ def explore(
     what:np.ndarray|PromptEditor,   # uint8 [H, W, 3] RGB, best a crop around the face; or an editor, as `PromptEditor.of` opens one
     species:str="bona_fide",        # what was presented, where a picture is given
     zoom:float=2.,                  # pixels on the screen for one of the image
-    segmenter:str|Segmenter="face_sam_tiny",   # a name for `load_segmenter`, or a segmenter; where a picture is given
+    segmenter:str|Segmenter="",   # a name for `load_segmenter`, or a segmenter; the best that is there where empty; where a picture is given
 ) -> Explorer:                      # to be shown as the last line of a cell; `.editor` holds the result
     "Explore and mend the annotation of one face."
     return Explorer(what if isinstance(what, PromptEditor) else PromptEditor(what, species, segmenter=segmenter), zoom)

@@ -27,7 +27,7 @@ from .detectors import FINDERS, load_tddfa
 from .landmarks import face_crop, find_faces, given_box, landmark_flags, largest_face, named_function
 from .manifest import file_hash, minor_versions, write_atomically
 from .parallel import Failure, run_parallel
-from .sam_masks import CHECKPOINTS, SEGMENTERS, load_segmenter, segment
+from .sam_masks import CHECKPOINTS, SEGMENTERS, Segmentation, load_segmenter, segment, segment_faces
 from .vocab import (CHANNEL_OF, FRAME_FACTOR, PLANAR, REGION_COLORS, SCHEMES, Annotation, Channel, Frames, InputError, Labels, Landmarks,
                           Presentation, Region, channel_lut)
 
@@ -65,18 +65,19 @@ def annotate(
     species:str,                       # `bona_fide` or a PAI species: what was presented
     *,
     landmarks:Landmarks|None=None,     # in pixels of `image`; the largest face is detected where None
-    segmenter="face_sam_tiny",         # a name for `load_segmenter`, or a segmenter
+    segmenter="",                      # a name for `load_segmenter`, or a segmenter; the best that is there where empty
     sensor_depth:np.ndarray|None=None, # [H, W] of a depth sensor, registered to `image`, 0 = nothing measured
     mm_per_unit:float=.125,            # millimetres per count of the sensor
     estimator:Callable|None=None,      # image -> depth [H, W], greater = nearer, where there is no sensor; the landmark mesh where None
     planar:str="relief",               # flat media without a sensor: `relief` or `flat`
     floor:float=0.,                    # depth of the farthest pixel of a face
+    found:Segmentation|None=None,      # what the segmenter says, where it was asked already
 ) -> Annotation:
     "The fine-grained annotation of one face: landmarks, regions, depth."
     channel_lut(species)               # an unknown species is an error before any work is done
     if landmarks is None: landmarks = largest_face(image)
     if isinstance(segmenter, str): segmenter = _segmenter(segmenter)
-    found = segment(image, landmarks, segmenter, species)
+    found = found or segment(image, landmarks, segmenter, species)
     regions = found.regions
     depth, depth_mode = face_depth(regions, landmarks, species, sensor_depth, estimator and partial(estimator, image), mm_per_unit=mm_per_unit, planar=planar, floor=floor)
     flags = list(landmark_flags(landmarks, regions.shape))
@@ -92,7 +93,7 @@ def annotate(
 def annotate_batch(
     images:Sequence[np.ndarray],       # n times uint8 [H, W, 3] RGB, one face each
     species:str|Sequence[str],         # of all, or of each: what was presented
-    segmenter="face_sam_tiny",         # as for `annotate`
+    segmenter="",                      # as for `annotate`
     **how,                             # as for `annotate`, alike for all
 ) -> list[Annotation]:                 # for `training.collate`
     "Annotate some pictures."
@@ -889,14 +890,15 @@ def _annotate(presentation, frames, folder):
     made = map_inputs(presentation, options["segmenter"], options["depth"])
     raw = read_depth(presentation, frames.settings["n"]) if options["depth"] != "mesh" else None
     if raw is not None and presentation.dataset == "table": _refuse_misfit(presentation, raw, crops, boxes)
-    done = {}
-    for i, frame in enumerate(crops.frame.tolist()):
-        if frame not in todo: continue
-        done[frame] = annotate(
-            crops.images[i], presentation.species,
-            segmenter=options["segmenter"], planar=options["planar"], floor=options["floor"], estimator=_estimator(options["depth"]),
-            landmarks=Landmarks(crops.points[i], _box_in_crop(boxes[i], crops.images.shape[1]), str(crops.source[i])),
-            sensor_depth=None if raw is None else crop_sensor(raw[i], boxes[i], crops.images.shape[1]),
+    done, size, segmenter = {}, crops.images.shape[1], _segmenter(options["segmenter"])
+    wanted = [i for i, frame in enumerate(crops.frame.tolist()) if frame in todo]
+    faces = [Landmarks(crops.points[i], _box_in_crop(boxes[i], size), str(crops.source[i])) for i in wanted]
+    masks = segment_faces([crops.images[i] for i in wanted], faces, segmenter, presentation.species)
+    for i, face, found in zip(wanted, faces, masks):
+        done[crops.frame.tolist()[i]] = annotate(
+            crops.images[i], presentation.species, landmarks=face, found=found,
+            segmenter=segmenter, planar=options["planar"], floor=options["floor"], estimator=_estimator(options["depth"]),
+            sensor_depth=None if raw is None else crop_sensor(raw[i], boxes[i], size),
             mm_per_unit=presentation.attrs.get("depth_mm_per_unit", .125))
     store.write_frames(presentation.id, done, frames.index(presentation.id)[1], made)
 

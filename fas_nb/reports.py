@@ -28,7 +28,7 @@ from jinja2 import Template
 
 from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash, code_hashes, deviations, first_alone, frame_bytes, no_sensor,
                               failure_log, flops_image, flops_method, get_profile, is_made, known_failures, made_protocols, make_runs, method_work, prepare, protocol_datasets, protocol_runs, read_result,
-                              read_scores, read_spec, results, table_cost, test_set, work)
+                              read_scores, read_spec, results, table_cost, test_set, work, suited)
 from .datasets import CAN_RENDER
 from .manifest import CRATE, PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions, write_atomically, write_crate
 from .methods import METHODS, get_method
@@ -233,6 +233,8 @@ def open_session(
     home = project_root(root)
     data_folder, runs = Path(data_root or home/"data"/chosen.name), Path(runs_dir or home/"runs")
     _check_folder(data_root)
+    asked["overrides"] = suited(chosen, asked["overrides"], data_folder)   # written down, so that every page and command says it
+    chosen = get_profile(profile, asked["overrides"])
     common = dict(workers=workers, scheduler=scheduler, progress=progress) if make else dict(workers=1, progress=False)
     try: numbers = tuple(int(s) for s in split_words(seeds))
     except ValueError: raise InputError(f"seeds {seeds!r} are not whole numbers separated by commas", 2) from None

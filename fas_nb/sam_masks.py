@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINTS', 'SEGMENTERS', 'polygon_mask', 'part_outlines', 'Segmenter', 'mend', 'PolygonSegmenter',
-           'GrabCutSegmenter', 'PartScore', 'Segmentation', 'part_order', 'clean_mask', 'segment', 'assemble',
-           'segment_regions', 'Checkpoint', 'face_sam_tiny', 'verify_checkpoint', 'fetch_checkpoint', 'decode_prompts',
-           'outline_priors', 'SamSegmenter', 'load_sam', 'load_segmenter']
+           'GrabCutSegmenter', 'PartScore', 'Segmentation', 'part_order', 'clean_mask', 'segment', 'segment_faces',
+           'worn_glasses', 'frame_of', 'assemble', 'segment_regions', 'Checkpoint', 'face_sam_tiny',
+           'verify_checkpoint', 'fetch_checkpoint', 'best_segmenter', 'decode_prompts', 'outline_priors',
+           'SamSegmenter', 'sam_device', 'gpu_batch', 'load_sam', 'load_segmenter']
 
 # %% ../nbs/21_sam_masks.ipynb #c003
 import hashlib, os
@@ -264,6 +265,7 @@ class PartScore:
     outline_iou:float   # with the outline of the landmarks
     area:float          # in areas of the face oval
     fallback:bool       # did the outline (or nothing, where there is no good one) take its place?
+    left:bool=False     # is the part left to the outline by decision, because the segmenter does it no better?
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
@@ -274,15 +276,18 @@ class Segmentation:
 
     @property
     def confidence(self) -> float:   # 0-1
-        "Quality times agreement with the landmarks' outline, the mean over parts that have one; a part that was not believed counts as 0."
-        return float(np.mean([0. if s.fallback else s.score*s.outline_iou for part, s in self.parts.items() if part in _CONTOUR] or 0.))
+        "Quality times agreement with the landmarks' outline, the mean over parts that have one; a part that was not believed counts as 0, one that is left to its outline by decision not at all."
+        asked = [s for part, s in self.parts.items() if part in _CONTOUR and not s.left]
+        return float(np.mean([0. if s.fallback else s.score*s.outline_iou for s in asked] or 0.))
 
 _ORDER = ("glasses", "left_eye", "right_eye", "left_brow", "right_brow", "mouth", "nose", "hair", "left_ear", "right_ear",
           "skin", "neck", "instrument")  # topmost first
 _INSTRUMENT_ABOVE = {Species.GLASSES: "glasses", Species.PAPERMASK: "left_brow", Species.RIGIDMASK: "left_brow",
                      Species.FLEXIBLEMASK: "left_brow", Species.WIG: "hair"}
 _CONTOUR = ("left_eye", "right_eye", "left_brow", "right_brow", "mouth", "nose", "skin")
-_AREA = {"hair": (.02, 4.), "left_ear": (.005, .12), "right_ear": (.005, .12), "neck": (.01, 1.)}  # believed, in ovals
+_AREA = {"hair": (.02, 4.), "left_ear": (.005, .12), "right_ear": (.005, .12), "neck": (.01, 1.),
+         "glasses": (.01, .5)}                                                                    # believed, in ovals
+_BARE_EYED = (Species.GLASSES, Species.PAPERMASK, Species.RIGIDMASK)   # leave no room for ordinary glasses
 
 def part_order(
     species:str,           # `bona_fide` or a PAI species
@@ -313,17 +318,35 @@ def segment(
     landmarks:Landmarks,     # in pixels of `image`
     segmenter:Segmenter,     # from `load_segmenter`
     species:str="bona_fide", # chooses the instrument
-    glasses:bool=False,      # does the subject wear ordinary glasses?
+    glasses:bool|None=None,  # does the subject wear ordinary glasses? Looked for where `None`, by a segmenter that can
 ) -> Segmentation:
     "The region map of a face, with a score for each part."
-    shape, d = image.shape[:2], landmarks.eye_distance
-    order, outlines = part_order(species, glasses), part_outlines(landmarks)
-    zones = {p: polygon_mask(o, shape) for p, o in outlines.items()} | _worn(landmarks, shape, species)
-    oval = max(1, zones["oval"].sum())
     segmenter.set_image(image)
+    order = _order(segmenter, species, glasses)
     if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(landmarks, order, species)
     else: found = {p: segmenter.predict(part_prompts(landmarks, p, species)) for p in order}
+    return _settled(found, order, landmarks, image.shape[:2], species, segmenter)
 
+def _order(segmenter, species, glasses=None):
+    look = "glasses" in getattr(segmenter, "least", {}) and species not in _BARE_EYED
+    return part_order(species, look if glasses is None else glasses)
+
+def segment_faces(
+    images:list[np.ndarray],    # uint8 [H, W, 3] RGB each, best crops around the faces
+    landmarks:list[Landmarks],  # one of each, in pixels of its image
+    segmenter:Segmenter,        # from `load_segmenter`
+    species:str="bona_fide",    # of all
+) -> list[Segmentation]:
+    "What `segment` says of each of many faces; on a GPU several pictures are seen and asked about at once."
+    if getattr(segmenter, "batch", 1) == 1: return [segment(i, face, segmenter, species) for i, face in zip(images, landmarks)]
+    order = _order(segmenter, species)
+    found = segmenter.predict_faces(images, landmarks, order, species)
+    return [_settled(f, order, face, image.shape[:2], species, segmenter) for f, face, image in zip(found, landmarks, images)]
+
+def _settled(found, order, landmarks, shape, species, segmenter):   # the masks of all parts, held to where they may be, as one map
+    d, outlines = landmarks.eye_distance, part_outlines(landmarks)
+    zones = {p: polygon_mask(o, shape) for p, o in outlines.items()} | _worn(landmarks, shape, species)
+    oval = max(1, zones["oval"].sum())
     masks, scores = {}, {}
     for part in order:
         if part not in found: continue
@@ -335,15 +358,32 @@ def segment(
         outline = zones["oval"] if part == "skin" else zone
         iou = float((mask & outline).sum()/max(1, (mask | outline).sum())) if outline is not None else float("nan")
         low, high = _AREA.get(part, (0., np.inf))
-        doubt = score < .6 or (part in _CONTOUR and iou < .3) or not low <= mask.sum()/oval <= high
+        least = getattr(segmenter, "least", {}).get(part, .6)
+        doubt = score < least or (part in _CONTOUR and iou < .3) or not low <= mask.sum()/oval <= high
         if doubt: mask = zone if zone is not None and part in (*_CONTOUR, "instrument") else np.zeros(shape, bool)
-        masks[part], scores[part] = mask, PartScore(float(score), iou, float(mask.sum()/oval), bool(doubt))
+        masks[part], scores[part] = mask, PartScore(float(score), iou, float(mask.sum()/oval), bool(doubt), least > 1)
     return Segmentation(assemble(masks, shape), scores, masks)
 
 def _worn(landmarks, shape, species):   # the outline of an instrument that has one
     outlines = PolygonSegmenter()
     outlines.set_image(np.empty(shape))
     return {part: mask for part, (mask, _) in outlines.predict_face(landmarks, ("instrument",), species).items()}
+
+def worn_glasses(
+    frame:np.ndarray,     # bool [H, W], the frame of glasses as it is seen
+    eye_distance:float,   # inter-ocular distance, pixels
+) -> np.ndarray:          # bool [H, W]
+    "Glasses with all that their frame encloses, without the arms beside them."
+    if not frame.any(): return frame
+    closed = _grow(_grow(frame, .04*eye_distance), -.04*eye_distance)
+    return _grow(_grow(clean_mask(closed), -.07*eye_distance), .07*eye_distance)
+
+def frame_of(
+    worn:np.ndarray,      # bool [H, W], glasses with what their frame encloses
+    eye_distance:float,   # inter-ocular distance, pixels
+) -> np.ndarray:          # bool [H, W]
+    "The frame alone: a band along the border of the glasses. The skin behind clear lenses is skin."
+    return worn & ~_grow(worn, -.06*eye_distance)
 
 def assemble(
     masks:dict[str, np.ndarray],   # part -> bool [H, W], topmost first (`part_order`)
@@ -373,6 +413,7 @@ class Checkpoint:
     size:int           # bytes
     hash:str           # `sha256:…` or `md5:…`
     outlines:bool=False  # trained with the landmarks' outline of a part as a known mask?
+    least:tuple=()       # (part, rating): below it the outline of the landmarks is the better guess; above 1: always. .6 for others
 
     def model(self):   # a `segment_anything.modeling.Sam`, random weights
         from segment_anything import sam_model_registry
@@ -429,11 +470,10 @@ def fetch_checkpoint(
     progress:bool=True,     # show a progress bar?
 ) -> Path:                  # the verified file
     "Weights from the cache, downloaded first where they are not there yet."
-    if not checkpoint.url: return Path(str(files("fas_nb")/"assets"/checkpoint.file))   # `load_sam` verifies it
+    path = _place(checkpoint, folder)
+    if not checkpoint.url: return path    # `load_sam` verifies it
     import pooch, requests  # only who downloads pays for the import
     from filelock import FileLock
-    own = Path(folder or os.environ.get("FAS_NB_WEIGHTS") or pooch.os_cache("fas_nb"))
-    path = own if own.is_file() else own/checkpoint.file
     folder = path.parent
     if not path.exists():
         try:
@@ -451,6 +491,17 @@ def fetch_checkpoint(
             f"what {checkpoint.url} sent is not {checkpoint.file}: its hash is not {checkpoint.hash}; try again later") from e
     verify_checkpoint(path, checkpoint)
     return path
+
+def _place(checkpoint, folder=None):   # where its file is, or would be
+    if not checkpoint.url: return Path(str(files("fas_nb")/"assets"/checkpoint.file))
+    import pooch
+    own = Path(folder or os.environ.get("FAS_NB_WEIGHTS") or pooch.os_cache("fas_nb"))
+    return own if own.is_file() else own/checkpoint.file
+
+def best_segmenter() -> str:   # one of `SEGMENTERS`
+    "The best that is there for real data: official weights, the largest first, where they lie in the cache; else the small one, which comes with the package."
+    def there(checkpoint): return (path := _place(checkpoint)).is_file() and path.stat().st_size == checkpoint.size
+    return next((name for name in ("sam_vit_h", "sam_vit_l", "sam_vit_b") if there(CHECKPOINTS[name])), "face_sam_tiny")
 
 def _resume(url, output_file, pooch, *, part, progress):  # a downloader of pooch that goes on with a `.part`
     import requests
@@ -472,7 +523,7 @@ def _resume(url, output_file, pooch, *, part, progress):  # a downloader of pooc
 def decode_prompts(
     sam,                     # a `segment_anything.modeling.Sam`
     features,                # tensor [m, c, g, g] of its image encoder: m pictures
-    prompts:list[Prompt],    # n questions, in pixels of a picture as the encoder saw it; without points outside of it
+    prompts:list[Prompt],    # n questions, in pixels of a picture as the encoder saw it; the label of points outside of it is -1
     priors,                  # float [n, 4g, 4g]: logits of a mask that is already known, nan for none
     picture=(0,),            # int [n]: which picture each is about; all about the first by default
 ):                           # tensors: logits [n, 4, 4g, 4g] of one mask and of three candidates, and the IoU rated for each [n, 4]
@@ -511,53 +562,113 @@ def outline_priors(
     return np.stack([16*np.float32(found[p][0]) - 8 if p in found else np.full((side, side), np.nan, np.float32) for p in parts])
 
 class SamSegmenter:
-    "The Segment Anything Model behind its own `SamPredictor`, all parts of a face in one call of its decoder."
+    "The Segment Anything Model behind its own `SamPredictor`, all parts of a face, or of many faces, in one call of its decoder."
     def __init__(self,
         sam,                  # a `segment_anything.modeling.Sam`
         name:str="sam",       # for the provenance of an annotation
         weights:str="",       # hash of the weights, for the same
         outlines:bool=False,  # was it trained with the landmarks' outline of a part as a known mask?
+        device:str="cpu",     # where it runs, as PyTorch names it
+        half:bool=False,      # the image encoder in half precision? The decoder always has all digits
+        batch:int=1,          # faces in one call of the encoder and one of the decoder
+        least:dict|None=None, # part -> rating below which its outline is the better guess, above 1 always; with `glasses` it looks for ordinary ones
     ):
         from segment_anything import SamPredictor
-        self.predictor, self.name, self.weights, self.outlines = SamPredictor(sam), name, weights, outlines
+        self.predictor, self.name, self.weights, self.outlines = SamPredictor(sam.to(device)), name, weights, outlines
+        self.device, self.half, self.batch, self.least = str(device), half, batch, dict(least or {})
         self.side = sam.prompt_encoder.mask_input_size[0]
 
-    def set_image(self, image): self.predictor.set_image(image)
+    def _precision(self):
+        import torch
+        kind = self.device.split(":")[0]
+        return torch.autocast(kind, torch.float16 if kind == "cuda" else torch.bfloat16, enabled=self.half)
+
+    def set_image(self, image):
+        with self._precision(): self.predictor.set_image(image)
+        self.predictor.features = self.predictor.features.float()
 
     def predict(self, prompt, mask=None):
         "The candidate that agrees best with the points, then the one SAM rates highest."
         return self._ask([prompt], self._nothing(1) if mask is None else self._logits(mask))[0]
 
     def predict_face(self, landmarks, parts, species):
-        priors = self._nothing(len(parts))
-        if self.outlines:
-            parts = tuple(p for p in parts if p != "instrument" or species not in PLANAR)   # whole sheets and screens were not in its training
-            priors = outline_priors(landmarks.moved(self._zoom, (0., 0.)), parts, species, self.side, self.predictor.model.image_encoder.img_size)
-        return dict(zip(parts, self._ask([part_prompts(landmarks, p, species) for p in parts], priors)))
+        return self._faces(self.predictor.features, [self.predictor.original_size], [landmarks], parts, species)[0]
+
+    def predict_faces(self, images, landmarks, parts, species):
+        "What `predict_face` says of each of many faces, one after the other; the next pictures are prepared while the network works."
+        at = 0
+        for features, sizes in self._encoded(images):
+            yield from self._faces(features, sizes, landmarks[at:at + len(sizes)], parts, species)
+            at += len(sizes)
+
+    def _encoded(self, images):   # features and sizes of so many pictures as go into the encoder at once
+        import torch
+        from concurrent.futures import ThreadPoolExecutor
+        sam, resize = self.predictor.model, self.predictor.transform.apply_image
+        groups = [images[i:i + self.batch] for i in range(0, len(images), self.batch)]
+        def prepared(group): return [torch.from_numpy(resize(image)).permute(2, 0, 1).contiguous() for image in group]
+        with ThreadPoolExecutor(1) as aside:
+            ahead = [aside.submit(prepared, group) for group in groups[:1]]
+            for i, group in enumerate(groups):
+                ahead += [aside.submit(prepared, g) for g in groups[i + 1:i + 2]]
+                with torch.inference_mode(), self._precision():
+                    seen = torch.stack([sam.preprocess(picture.to(self.device)) for picture in ahead.pop(0).result()])
+                    features = sam.image_encoder(seen).float()
+                yield features, [image.shape[:2] for image in group]
+
+    def _faces(self, features, sizes, landmarks, parts, species):
+        if self.outlines: parts = tuple(p for p in parts if p != "instrument" or species not in PLANAR)   # whole sheets and screens were not in its training
+        worn = ("instrument", Species.GLASSES) if self.outlines else ("glasses", species)    # asked for with all that the frame encloses
+        prompts = [part_prompts(face, *worn) if p == "glasses" else part_prompts(face, p, species) for face in landmarks for p in parts]
+        priors = np.concatenate([self._known(face, parts, species, size) for face, size in zip(landmarks, sizes)])
+        answers = self._ask(prompts, priors, features, sizes, np.repeat(np.arange(len(sizes)), len(parts)))
+        found = [dict(zip(parts, answers[i*len(parts):])) for i in range(len(sizes))]
+        if self.outlines and "glasses" in parts: found = [f | {"glasses": (frame_of(f["glasses"][0], face.eye_distance), f["glasses"][1])} for f, face in zip(found, landmarks)]
+        return found
+
+    def _known(self, landmarks, parts, species, size):
+        if not self.outlines: return self._nothing(len(parts))
+        return outline_priors(landmarks.moved(self._zoom(size), (0., 0.)), parts, species, self.side, self._seen)
 
     @property
-    def _zoom(self): return self.predictor.model.image_encoder.img_size/max(self.predictor.original_size)
+    def _seen(self): return self.predictor.model.image_encoder.img_size
+
+    def _zoom(self, size): return self._seen/max(size)
 
     def _nothing(self, n): return np.full((n, self.side, self.side), np.nan, np.float32)   # known of n parts
 
-    def _ask(self, prompts, priors):
+    def _inside(self, prompt, size):   # as the encoder saw it; what lies outside is no point, as padding is, so that no answer depends on who else is asked about
+        (h, w), zoom = size, self._zoom(size)
+        inside = ((prompt.point_coords >= 0) & (prompt.point_coords < [w, h])).all(1)
+        box = None if prompt.box is None else np.float32(np.clip(prompt.box, 0, [w, h, w, h])*zoom)
+        return Prompt(np.float32(np.where(inside[:, None], prompt.point_coords*zoom, 0)), np.where(inside, prompt.point_labels, -1), box)
+
+    def _ask(self, prompts, priors, features=None, sizes=(), picture=None):   # of the picture that is set, or of those whose features are given
         import torch
-        (h, w), seen = self.predictor.original_size, []
-        for p in prompts:
-            inside = ((p.point_coords >= 0) & (p.point_coords < [w, h])).all(1)
-            box = None if p.box is None else np.float32(np.clip(p.box, 0, [w, h, w, h])*self._zoom)
-            seen.append(Prompt(np.float32(p.point_coords[inside]*self._zoom), p.point_labels[inside], box))
+        if features is None: features, sizes = self.predictor.features, [self.predictor.original_size]
+        if picture is None: picture = np.zeros(len(prompts), int)
+        seen, answers = [self._inside(p, sizes[i]) for p, i in zip(prompts, picture)], [None]*len(prompts)
         with torch.inference_mode():
-            logits, rated = decode_prompts(self.predictor.model, self.predictor.features, seen, priors)
-            masks = self.predictor.model.postprocess_masks(logits, self.predictor.input_size, self.predictor.original_size).cpu().numpy() > 0
-        answers = []
-        for prompt, inner, mask, rating, prior in zip(prompts, seen, masks, rated.cpu().numpy(), priors):
-            known = bool(np.isfinite(prior).all())
-            if not known and not (inner.point_labels == 1).any(): answers.append((np.zeros((h, w), bool), 0.)); continue   # the part is outside of the image
-            ambiguous = (inner.point_labels == 1).sum() == 1 and inner.box is None and not known             # whole, part or sub-part?
-            best = max(range(1, 4) if ambiguous else (0,), key=lambda i: (_agreement(mask[i], prompt), rating[i]))
-            answers.append((mask[best], float(np.clip(rating[best], 0, 1))))
+            logits, rated = decode_prompts(self.predictor.model, features, seen, priors, picture)
+            rated = rated.cpu().numpy()
+            for i, size in enumerate(sizes):
+                for one, mine in self._candidates(seen, priors, picture == i):
+                    masks = self._full(logits[mine, :1] if one else logits[mine, 1:], size)
+                    for k, mask in zip(mine, masks): answers[k] = self._best(prompts[k], seen[k], priors[k], mask, rated[k, :1] if one else rated[k, 1:])
         return answers
+
+    def _candidates(self, seen, priors, of):   # questions with one answer, and those with three: whole, part or sub-part?
+        single = np.array([(p.point_labels == 1).sum() == 1 and p.box is None and not np.isfinite(prior).all() for p, prior in zip(seen, priors)])
+        return [(one, mine) for one in (True, False) if len(mine := np.flatnonzero(of & (single != one)))]
+
+    def _full(self, logits, size):
+        input_size = self.predictor.transform.get_preprocess_shape(*size, self._seen)
+        return (self.predictor.model.postprocess_masks(logits, input_size, tuple(size)) > 0).cpu().numpy()
+
+    def _best(self, prompt, seen, prior, masks, rated):
+        if not np.isfinite(prior).all() and not (seen.point_labels == 1).any(): return np.zeros(masks.shape[1:], bool), 0.   # the part is outside of the image
+        best = max(range(len(masks)), key=lambda i: (_agreement(masks[i], prompt), rated[i]))
+        return masks[best], float(np.clip(rated[best], 0, 1))
 
     def _logits(self, mask):  # as the prompt encoder takes a mask: small, padded to a square, sure of itself
         h, w = (max(1, round(n*self.side/max(mask.shape))) for n in mask.shape)
@@ -565,12 +676,45 @@ class SamSegmenter:
         logits[0, :h, :w] = 16*cv2.resize(mask.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA) - 8
         return logits
 
+def sam_device(
+    wanted:str="",   # `cpu`, `cuda`, `cuda:1` …; where empty the environment's `FAS_NB_DEVICE`, else a GPU where there is one
+) -> str:            # as PyTorch names it
+    "Where a network runs. Where there are several GPUs, each of several worker processes takes its own."
+    import torch
+    wanted = wanted or os.environ.get("FAS_NB_DEVICE", "")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not wanted: wanted = "cuda" if count else "cpu"
+    kind, _, number = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or number and not number.isdigit() or kind == "cpu" and number: raise InputError(
+        f"device {wanted!r} is unknown; use cpu, cuda, or cuda:0 and so on", 2)
+    if kind == "cuda" and int(number or 0) >= count: raise InputError(
+        f"device {wanted}: PyTorch sees {count or 'no'} GPU{'s'*(count != 1)} here; use --device cpu, or a PyTorch that was built for the driver", 2)
+    return f"cuda:{_worker_number() % count}" if kind == "cuda" and not number else wanted
+
+def _worker_number():   # of this process among the workers of its cluster; 0 outside of one
+    import sys
+    if "distributed" not in sys.modules: return 0
+    from distributed import get_worker
+    try: digits = "".join(c if c.isdigit() else " " for c in str(get_worker().name)).split()
+    except ValueError: return 0     # no worker
+    return int(digits[-1]) if digits else 0
+
+def gpu_batch(
+    sam,         # a `segment_anything.modeling.Sam`
+    free:float,  # bytes of the GPU's memory that are free
+) -> int:        # 1 to 8
+    "How many pictures its image encoder may take at once: attention over the whole picture holds about six tables of all pairs of its cells."
+    blocks, patches = getattr(sam.image_encoder, "blocks", None), sam.prompt_encoder.image_embedding_size[0]**2
+    heads = blocks[0].attn.num_heads if blocks is not None else 1
+    return int(np.clip(.6*free//(12*heads*patches**2), 1, 8))
+
 def load_sam(
     path:Path,              # a checkpoint file
     checkpoint:Checkpoint,  # what it should be
     name:str="sam",         # for the provenance of an annotation
+    device:str="cpu",       # where it runs; on a GPU the image encoder takes several pictures at once, in half precision
 ) -> SamSegmenter:
-    "A SAM segmenter from a verified checkpoint, on the CPU."
+    "A SAM segmenter from a verified checkpoint."
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -580,18 +724,24 @@ def load_sam(
     except (RuntimeError, UnpicklingError, SafetensorError) as e: raise InputError(
         f"{path} holds other weights than {checkpoint.file}: {str(e).splitlines()[0]}; "
         f"give the checkpoint of that model") from e
-    return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines)
+    gpu = device.startswith("cuda")
+    batch = gpu_batch(sam, torch.cuda.mem_get_info(device)[0]) if gpu else 1
+    return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines, device, half=gpu, batch=batch, least=dict(checkpoint.least))
 
 SEGMENTERS = (*CHECKPOINTS, "grabcut", "polygon")
 
 def load_segmenter(
-    name:str="face_sam_tiny",  # one of `SEGMENTERS`
+    name:str="",               # one of `SEGMENTERS`; the best that is there where empty
     path:Path|None=None,       # the user's own copy of the checkpoint; fetched on demand where `None`
     progress:bool=True,        # show a progress bar while fetching?
+    device:str="",             # as for `sam_device`; the small one runs on the CPU where nothing is said, so that its masks are the same everywhere
 ) -> Segmenter:
     "A segmenter by its name."
+    name = name or best_segmenter()
     if name == "grabcut": return GrabCutSegmenter()
     if name == "polygon": return PolygonSegmenter()
     if name not in CHECKPOINTS: raise InputError(f"segmenter {name!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
     checkpoint = CHECKPOINTS[name]
-    return load_sam(path or fetch_checkpoint(checkpoint, progress=progress), checkpoint, name)
+    asked = device or os.environ.get("FAS_NB_DEVICE", "")
+    device = sam_device(asked) if asked or checkpoint.url else "cpu"
+    return load_sam(path or fetch_checkpoint(checkpoint, progress=progress), checkpoint, name, device)

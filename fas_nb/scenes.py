@@ -727,10 +727,11 @@ def _truth(hits, scene, parts, pinhole):
     return regions, depth.astype(np.float32)
 
 # %% ../nbs/09_scenes.ipynb #c034
-def _motion(clip, species, rng):
+def _motion(clip, species, rng, yaw=0.):
     "Expression, turn and gaze of each frame."
     puppet = species == Species.FAKEHEAD
     base, sway = rng.normal(0, (.14, .08, .04)), rng.normal(0, (.04, .03, .015))
+    base[0] += yaw
     phase, pace = rng.uniform(0, 2*np.pi, 6), rng.uniform(.35, .9, 6)
     smile, jaw, frown = rng.uniform(0, (.5, .6, .6))*(rng.random(3) < (.6, .35, .3))
     lids, look = rng.uniform(-.02, .12), rng.normal(0, (.10, .05))
@@ -758,6 +759,7 @@ def shoot(
     surroundings:Surroundings|None=None, # drawn from `rng` where `None`
     worn:int|None=None,        # head whose face a mask shows; one of the namespace `masks`, drawn from `rng`, where `None`
     fov:float=26.,             # of the camera, degrees
+    yaw:float=0.,              # how far the head is turned besides, radians
 ) -> list[Shot]:
     "Present a bona fide face, or an attack that is worn, to a camera."
     if species not in TRACED: raise ValueError(
@@ -767,7 +769,7 @@ def shoot(
     pinhole = draw_pinhole(size, FACE, fov=fov, rng=rng)
     room = [wall, *_clutter(pinhole, rng)]
     shots = []
-    for face, turn, gaze in _motion(clip, species, rng):
+    for face, turn, gaze in _motion(clip, species, rng, yaw):
         body = _body(head, face, turn, gaze)
         dressed = [layer(body) for layer in layers]
         parts = room + [part for parts, _ in dressed for part in parts]

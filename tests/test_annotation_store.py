@@ -2,6 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import call

@@ -148,6 +148,7 @@ def test_own_weights(tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match="mine.pth has"): fetch_checkpoint(CHECKPOINTS["sam_vit_b"], progress=False)
     (tmp_path/"t.csv").write_text("path,species\n")
     assert cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--checkpoint", str(tmp_path/"none.pth")]) == 2 and "none.pth" in capsys.readouterr().err
+    assert cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--device", "gpu"]) == 2 and "use cpu, cuda" in capsys.readouterr().err
 
 def test_coco_loads_results(tmp_path):
     "pycocotools copies `info` when it loads results."

@@ -24,6 +24,8 @@ MODELS = {
         "2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1", -1, 1),
     "face_mesh": ("face_landmark/face_landmark_with_attention.tflite",
         "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4", 0, 1),
+    "person": ("selfie_segmentation/selfie_segmentation.tflite",
+        "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c", 0, 1),
     "face_mesh_plain": ("face_landmark/face_landmark.tflite",
         "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814", 0, 1),
     "iris": ("iris_landmark/iris_landmark.tflite",
@@ -166,6 +168,9 @@ def custom(graph, name, x, y, raw, regions):
     options = flexbuffers.Loads(raw) if len(raw) > 4 else {}
     if name == "Landmarks2TransformMatrix": regions[y] = region(graph, x[0], options)
     elif name == "TransformTensorBilinear": sampled(graph, x[0], regions[x[1].name], options, y)
+    elif name == "Convolution2DTransposeBias":
+        weight, bias = graph.weight(x[1].value.transpose(3, 0, 1, 2)), graph.weight(x[2].value)
+        graph.put("ConvTranspose", [x[0].name, weight, bias], [y], kernel_shape=[2, 2], strides=[2, 2])
     elif name == "TransformLandmarks": graph.put("Identity", [placed(graph, x[0].name, regions[x[1].name])], [y])
     else: raise ValueError(f"operation {name} is not translated")
 
@@ -179,7 +184,12 @@ def built_in(graph, op, x, y, out, options):
     elif op == "PRELU": leaky(graph, x[0].name, x[1].value.ravel(), y)
     elif op == "RELU": graph.put("Relu", [x[0].name], [y])
     elif op == "ADD": activated(graph, read(tflite.AddOptions), graph.put("Add", [x[0].name, x[1].name])[0], y)
-    elif op == "MUL": graph.put("Mul", [x[0].name, graph.weight(channels_first(x[1].value))], [y])
+    elif op == "MUL":
+        by = x[1].name if x[1].value is None else graph.weight(channels_first(x[1].value))
+        graph.put("Mul", [x[0].name, by], [y])
+    elif op == "LOGISTIC": graph.put("Sigmoid", [x[0].name], [y])
+    elif op == "HARD_SWISH": graph.put("HardSwish", [x[0].name], [y])
+    elif op == "AVERAGE_POOL_2D" and out.shape[1:3] == (1, 1): graph.put("GlobalAveragePool", [x[0].name], [y])
     elif op == "PAD":
         before, after = x[1].value[[0, 3, 1, 2]].T
         graph.put("Pad", [x[0].name, graph.constant(np.r_[before, after].astype(np.int64))], [y])
@@ -227,7 +237,8 @@ def translate(data:bytes, low:float, high:float, dense:dict, name:str) -> onnx.M
             raw = op.CustomOptionsAsNumpy().tobytes() if op.CustomOptionsLength() else b""
             custom(graph, code.CustomCode().decode(), x, out.name, raw, regions)
         else: built_in(graph, kind, x, out.name, out, op.BuiltinOptions())
-    finish = mesh_outputs if name == "face_mesh" else detector_outputs if name in ANCHORS else plain_outputs
+    finish = {"face_mesh": mesh_outputs, "person": person_outputs}.get(name) or \
+        (detector_outputs if name in ANCHORS else plain_outputs)
     return assembled(graph, (h, w), name, finish(graph, name, regions))
 
 def plain_outputs(graph, name, regions):
@@ -237,6 +248,13 @@ def plain_outputs(graph, name, regions):
         t = graph.tensor(i)
         outputs.append((graph.put("Flatten", [t.name], [label], axis=1)[0], [int(np.prod(t.shape))]))
     return outputs
+
+def person_outputs(graph, name, regions):
+    "`person` [n, h, w]: how much each pixel is a person, in [0, 1]."
+    [last] = graph.source.OutputsAsNumpy()
+    shown = graph.tensor(last)
+    axis = graph.constant(np.array([1]))
+    return [(graph.put("Squeeze", [shown.name, axis], ["person"])[0], [int(n) for n in shown.shape[1:3]])]
 
 def cells(side, each):   # the middles of the cells of a grid, (x, y) in [0, 1]
     middles = (np.arange(side) + .5)/side
@@ -305,7 +323,7 @@ def densified(data:bytes) -> dict:
     return {i: run.get_tensor(i) for i in sparse}
 
 def main(modules, folder, *names):
-    for name in names or ("face_near", "face_far", "face_mesh"):
+    for name in names or ("face_near", "face_far", "face_mesh", "person"):
         path, digest, low, high = MODELS[name]
         data = (Path(modules)/path).read_bytes()
         found = hashlib.sha256(data).hexdigest()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXTURES', 'HAIR_COLOURS', 'OCCLUDERS', 'LabelledFace', 'face_axes', 'cloudy', 'texture', 'strands', 'hair_look',
-           'new_materials', 'put_on_glasses', 'hang_fringe', 'occlude', 'moved', 'lit', 'seen_by_camera', 'randomised']
+           'new_materials', 'grow_hair', 'put_on_glasses', 'hang_fringe', 'occlude', 'moved', 'lit', 'seen_by_camera',
+           'randomised']
 
 # %% ../nbs/14_looks.ipynb #c003
 from dataclasses import dataclass, replace
@@ -156,6 +157,20 @@ def new_materials(
                                  ((Region.LEFT_BROW, Region.RIGHT_BROW), .4, rng.uniform(.4, 1.4))):
         if rng.random() < chance: image = _laid(image, image*tint, np.isin(face.regions, region), 1.)
     return replace(face, image=_bytes(image))
+
+def grow_hair(face:LabelledFace, rng:np.random.Generator) -> LabelledFace:
+    "Longer and fuller hair, behind the face and beside it, down to the ears or the shoulders, on one side or both."
+    across, down, _ = face_axes(face.points, face.regions.shape)
+    ragged = .05*cloudy(rng, len(across), 1.3)
+    wide, slope, end = rng.uniform(.72, 1.25), rng.uniform(-.05, .3), rng.uniform(.2, 3.)
+    crown = np.hypot(across/wide, (down + .25)/rng.uniform(1.15, 1.55)) + ragged < 1
+    fall = (np.abs(across) < wide + slope*(down + .25) + ragged) & (down > -.25) & (down + 2*ragged < end)
+    apart = np.abs(across) > rng.uniform(.25, .6)*(down > .8)         # the throat shows between both sides
+    if rng.random() < .25: fall &= across*rng.choice((-1, 1)) > 0      # the rest is tucked away
+    behind = np.isin(face.regions, (Region.BACKGROUND, Region.EARS, Region.NECK, Region.HAIR))
+    over = (face.regions == Region.SKIN) & (np.abs(across) + 2*ragged + rng.uniform(-.3, .3)*down > rng.uniform(.5, .85))
+    mask = (crown | fall & apart) & (behind | over) | (face.regions == Region.HAIR)
+    return _cover(face, mask, hair_look(rng, len(across)), rng, Region.HAIR)
 
 def _bytes(image): return np.clip(image, 0, 255).astype(np.uint8)
 
@@ -332,6 +347,7 @@ def randomised(
 ) -> LabelledFace:
     "A rendered face as no renderer shows it."
     if not attack or rng.random() < .5: face = new_materials(face, rng, split)
+    if (face.regions == Region.HAIR).any() and rng.random() < .35: face = grow_hair(face, rng)
     bare = not (face.regions == Region.GLASSES).any()
     free = (*["glasses"]*bare, *OCCLUDERS[not bare:])          # glasses twice as often as anything else
     if not attack and rng.random() < .55: face = occlude(face, str(rng.choice(free)), rng, split)

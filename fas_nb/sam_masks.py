@@ -21,7 +21,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from .landmarks import PARTS, Prompt, part_prompts
+from .face_models import person_mask
+from .landmarks import HALVED, HALVES, PARTS, Prompt, part_prompts
 from .vocab import EYE_CORNERS, MESH, PLANAR, SKIN_ABOVE_OVAL, InputError, Landmarks, Species
 
 # %% ../nbs/21_sam_masks.ipynb #c005
@@ -43,7 +44,7 @@ def polygon_mask(
 def part_outlines(
     landmarks:Landmarks,
 ) -> dict[str, np.ndarray]:  # part -> float [k, 2], a closed outline in pixels
-    "The outline of every part of a face by its landmarks alone; `oval` is the mesh's rim, `skin` reaches above it."
+    "The outline of every part of a face by its landmarks alone; `oval` is the mesh's rim, `upper` and `lower` are of it what a half mask covers, `skin` reaches above it."
     xy = landmarks.points[:, :2].astype(float)
     right = xy[EYE_CORNERS[1]] - xy[EYE_CORNERS[0]]   # one inter-ocular distance along the eye line
     down = np.array([-right[1], right[0]])
@@ -56,11 +57,17 @@ def part_outlines(
         return centre + np.cos(t)*x*right + np.sin(t)*y*down
     oval = group("oval")
     top = oval[height(oval) < 0]
+    def cut(sign, at):   # of the oval what lies above (-1) or below (1) a height
+        inside = sign*(height(oval) - at)
+        ahead, after = np.roll(inside, -1), np.roll(oval, -1, 0)
+        crossed = inside*ahead < 0
+        share = (inside/np.where(crossed, inside - ahead, 1))[:, None]
+        return hull(np.r_[oval[inside >= 0], (oval + share*(after - oval))[crossed]])
     upper = oval[height(oval) < .5]
     jaw = [xy[i] for i in (172, 397)]
     outlines = {part: group(part) for part in ("left_eye", "right_eye", "left_brow", "right_brow", "nose", "mouth")}
     return outlines | {
-        "oval": oval, "skin": hull(np.r_[oval, top - SKIN_ABOVE_OVAL*down]),
+        "oval": oval, "upper": cut(-1, height(xy[2])), "lower": cut(1, height(xy[[5, 195]].mean(0))), "skin": hull(np.r_[oval, top - SKIN_ABOVE_OVAL*down]),
         "hair": hull(np.r_[(upper - origin)*1.3 + origin, (top - origin)*1.3 + origin - .4*down]),
         "left_ear": disc(xy[454] + .06*right, .16, .34), "right_ear": disc(xy[234] - .06*right, .16, .34),
         "neck": np.array([jaw[0], jaw[1], jaw[1] + .9*down, jaw[0] + .9*down]),
@@ -69,7 +76,7 @@ def part_outlines(
 
 # %% ../nbs/21_sam_masks.ipynb #c009
 class Segmenter(Protocol):
-    "What turns prompts into masks. May have `predict_face(landmarks, parts, species) -> dict[part, (mask, score)]`."
+    "What turns prompts into masks. May have `predict_face(landmarks, parts, species) -> dict[part, (mask, score)]`, and `person = False` where hair, ears and neck need not lie on what `person_mask` shows."
     name:str
     def set_image(self, image:np.ndarray) -> None: ...  # uint8 [H, W, 3] RGB
     def predict(self, prompt:Prompt, mask=None) -> tuple[np.ndarray, float]: ...  # bool [H, W], quality 0-1; `mask`: known already, bool [H, W], with the last point as a click on it
@@ -106,7 +113,7 @@ def _disc(shape, centre, radius):
 
 class PolygonSegmenter:
     "The outlines of the landmarks; the image is not looked at."
-    name = "polygon"
+    name, person = "polygon", False
     def set_image(self, image): self.shape = image.shape[:2]
 
     def predict(self, prompt, mask=None):
@@ -285,6 +292,7 @@ _ORDER = ("glasses", "left_eye", "right_eye", "left_brow", "right_brow", "mouth"
 _INSTRUMENT_ABOVE = {Species.GLASSES: "glasses", Species.PAPERMASK: "left_brow", Species.RIGIDMASK: "left_brow",
                      Species.FLEXIBLEMASK: "left_brow", Species.WIG: "hair"}
 _CONTOUR = ("left_eye", "right_eye", "left_brow", "right_brow", "mouth", "nose", "skin")
+_ON_PERSON = ("hair", "left_ear", "right_ear", "neck")
 _AREA = {"hair": (.02, 4.), "left_ear": (.005, .12), "right_ear": (.005, .12), "neck": (.01, 1.),
          "glasses": (.01, .5)}                                                                    # believed, in ovals
 _BARE_EYED = (Species.GLASSES, Species.PAPERMASK, Species.RIGIDMASK)   # leave no room for ordinary glasses
@@ -325,7 +333,7 @@ def segment(
     order = _order(segmenter, species, glasses)
     if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(landmarks, order, species)
     else: found = {p: segmenter.predict(part_prompts(landmarks, p, species)) for p in order}
-    return _settled(found, order, landmarks, image.shape[:2], species, segmenter)
+    return _settled(found, order, landmarks, image, species, segmenter)
 
 def _order(segmenter, species, glasses=None):
     look = "glasses" in getattr(segmenter, "least", {}) and species not in _BARE_EYED
@@ -341,12 +349,17 @@ def segment_faces(
     if getattr(segmenter, "batch", 1) == 1: return [segment(i, face, segmenter, species) for i, face in zip(images, landmarks)]
     order = _order(segmenter, species)
     found = segmenter.predict_faces(images, landmarks, order, species)
-    return [_settled(f, order, face, image.shape[:2], species, segmenter) for f, face, image in zip(found, landmarks, images)]
+    return [_settled(f, order, face, image, species, segmenter) for f, face, image in zip(found, landmarks, images)]
 
-def _settled(found, order, landmarks, shape, species, segmenter):   # the masks of all parts, held to where they may be, as one map
-    d, outlines = landmarks.eye_distance, part_outlines(landmarks)
+def _person(image, oval):   # bool [H, W]: the pixels of the person; all where not even the face is seen to be one
+    shown = person_mask(image) > .5
+    return shown if shown[oval].mean() > .9 else np.ones(oval.shape, bool)
+
+def _settled(found, order, landmarks, image, species, segmenter):   # the masks of all parts, held to where they may be, as one map
+    shape, d, outlines = image.shape[:2], landmarks.eye_distance, part_outlines(landmarks)
     zones = {p: polygon_mask(o, shape) for p, o in outlines.items()} | _worn(landmarks, shape, species)
     oval = max(1, zones["oval"].sum())
+    person = _person(image, zones["oval"]) if getattr(segmenter, "person", True) and oval > 1 else np.ones(shape, bool)
     masks, scores = {}, {}
     for part in order:
         if part not in found: continue
@@ -354,6 +367,7 @@ def _settled(found, order, landmarks, shape, species, segmenter):   # the masks 
         zone = zones.get(part)
         if part in ("left_eye", "right_eye") and species == Species.CUT: mask = zone = _grow(zone, .05*d)  # the whole hole
         elif part in _CONTOUR: mask = mask & (zone if part == "skin" else _grow(zone, .05*d))
+        elif part in _ON_PERSON: mask = mask & person
         mask = clean_mask(mask)
         outline = zones["oval"] if part == "skin" else zone
         iou = float((mask & outline).sum()/max(1, (mask | outline).sum())) if outline is not None else float("nan")
@@ -618,11 +632,13 @@ class SamSegmenter:
 
     def _faces(self, features, sizes, landmarks, parts, species):
         if self.outlines: parts = tuple(p for p in parts if p != "instrument" or species not in PLANAR)   # whole sheets and screens were not in its training
+        asked = (*parts, *HALVES) if "instrument" in parts and species in HALVED else parts
         worn = ("instrument", Species.GLASSES) if self.outlines else ("glasses", species)    # asked for with all that the frame encloses
-        prompts = [part_prompts(face, *worn) if p == "glasses" else part_prompts(face, p, species) for face in landmarks for p in parts]
-        priors = np.concatenate([self._known(face, parts, species, size) for face, size in zip(landmarks, sizes)])
-        answers = self._ask(prompts, priors, features, sizes, np.repeat(np.arange(len(sizes)), len(parts)))
-        found = [dict(zip(parts, answers[i*len(parts):])) for i in range(len(sizes))]
+        prompts = [part_prompts(face, *worn) if p == "glasses" else part_prompts(face, p, species) for face in landmarks for p in asked]
+        priors = np.concatenate([self._known(face, asked, species, size) for face, size in zip(landmarks, sizes)])
+        answers = self._ask(prompts, priors, features, sizes, np.repeat(np.arange(len(sizes)), len(asked)))
+        found = [dict(zip(asked, answers[i*len(asked):])) for i in range(len(sizes))]
+        if asked != parts: found = [f | {"instrument": max(f["instrument"], *(f.pop(half) for half in HALVES), key=lambda answer: answer[1])} for f in found]
         if self.outlines and "glasses" in parts: found = [f | {"glasses": (frame_of(f["glasses"][0], face.eye_distance), f["glasses"][1])} for f, face in zip(found, landmarks)]
         return found
 

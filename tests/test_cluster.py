@@ -33,6 +33,7 @@ def alive(group):
         except ProcessLookupError: pass
     return found
 
+@pytest.mark.long
 def test_a_worker_is_killed_in_the_middle(project):
     from distributed import Client, LocalCluster
     root, command = project
@@ -69,6 +70,7 @@ def test_a_batch_system(project, tmp_path):
         assert len(finished(root)) == 3
     finally: subprocess.run([str(fake/"scancel")])
 
+@pytest.mark.long
 def test_stopped_by_the_user(project):
     "Ctrl-C: one line, exit code 1, no half-made run, no process left; the same command goes on."
     root, command = project

@@ -46,6 +46,7 @@ def test_cells_that_were_not_run_say_why(smoke):
     assert by_column["replay"]["value"] is None and by_column["replay"]["reason"] == "not part of profile smoke"
     assert by_column["mean"]["value"] is None and "6 of 7" in by_column["mean"]["reason"]
 
+@pytest.mark.long
 def test_what_an_empty_cell_needs_fills_it(smoke, tmp_path):
     "The command that the page prints, run as it stands; a folder of this machine is not on the page."
     page = html.unescape((out(smoke)/"table3.html").read_text())

@@ -30,7 +30,8 @@ from .closure import closure_hash
 from .datasets import CAN_RENDER, MARKER, UNFINISHED, data_origin, find_root, scan_dataset, usable
 from .methods import METHODS, get_method, procedure_of
 from .manifest import file_hash, git_revision, machine, versions, whole_folder, write_atomically
-from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters, eer, polarity_warning, threshold_at_bpcer,
+from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters,
+                            eer, polarity_warning, threshold_at_bpcer,
                             threshold_at_eer)
 from .parallel import Failure, run_parallel
 from .protocols import PROTOCOLS, folds, protocol_counts, target_of
@@ -42,7 +43,8 @@ from .vocab import (BONA_FIDE, WMCA_SPECIES, Fold, Frames, InputError, Labels, M
 class Profile:
     "The size of the work: data, network, training, scoring."
     name:str
-    render:str               # render profile of the data that is made where no `data_root` is given; empty: real data only
+    # render profile of the data that is made where no `data_root` is given; empty: real data only
+    render:str
     frame_size:int           # side of the stored face crops, pixels
     model:ModelOptions
     training:TrainingOptions
@@ -50,40 +52,60 @@ class Profile:
     mcrea:MCREAOptions = MCREAOptions()
     segmenter:str = "face_sam_tiny"
     landmarks:str = "mesh"   # as for `extract_frames`: `mesh`, `3ddfa_v2` (the paper's), `dlib`, or `module:function`
-    depth:str = "auto"       # as for `annotate_dataset`, where no sensor measured: `auto` (mesh), `mesh`, `3ddfa_v2` (the paper's), or `module:function`
+    # as for `annotate_dataset`, where no sensor measured: `auto` (mesh), `mesh`, `3ddfa_v2` (the paper's), or
+    # `module:function`
+    depth:str = "auto"
     seeds:tuple[int, ...] = (0,)
     protocols:tuple[str, ...] = ()   # `dataset/protocol` that are made; empty: all
     channels:str = ""        # planes of WMCA's face crops, e.g. `rgb,depth`; empty: raw recordings
-    annotations:str = ""     # folder of the files that say where the face is, as `apart` reads it; empty: the detector alone
+    # folder of the files that say where the face is, as `apart` reads it; empty: the detector alone
+    annotations:str = ""
     lists:str = ""           # folder of protocol lists, likewise; empty: those that lie with the data sets
     partial:bool = False     # go on when listed presentations are not on disk?
-    train_faceless:bool = True   # train on presentations in which no face was found, with the mean face in the given box or the middle?
+    # train on presentations in which no face was found, with the mean face in the given box or the middle?
+    train_faceless:bool = True
     trunk:str = "tiny"       # of compared methods with a dense trunk: `full`, as published, or `tiny`
     pretrained:str = "none"  # what it starts from: `none`, `imagenet` (fetched by torchvision), or a file of weights
-    published:bool = False   # are compared methods trained as they were published? Otherwise with the profile's own length
+    # are compared methods trained as they were published? Otherwise with the profile's own length
+    published:bool = False
 
 PROFILES = {p.name: p for p in (
-    Profile("smoke", "smoke", 96, ModelOptions(width=4), TrainingOptions(size=24, steps=40, batch=12, lr=1.6e-2, schedule="one_cycle", leak=.1),
-            ScoringOptions(frames=1, size=24), protocols=("wmca/LOO_glasses", "oulu_npu/1", "casia_fasd/to_replay_attack")),
-    Profile("demo", "demo", 96, ModelOptions(width=8), TrainingOptions(size=24, epochs=56, batch=16, lr=1.6e-2, schedule="one_cycle", leak=.1),
+    Profile("smoke", "smoke", 96, ModelOptions(width=4),
+            TrainingOptions(size=24, steps=40, batch=12, lr=1.6e-2, schedule="one_cycle", leak=.1),
+            ScoringOptions(frames=1, size=24),
+            protocols=("wmca/LOO_glasses", "oulu_npu/1", "casia_fasd/to_replay_attack")),
+    Profile("demo", "demo", 96, ModelOptions(width=8),
+            TrainingOptions(size=24, epochs=56, batch=16, lr=1.6e-2, schedule="one_cycle", leak=.1),
             ScoringOptions(frames=1, size=24)),
-    Profile("small", "small", 192, ModelOptions(width=32), TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
+    Profile("small", "small", 192, ModelOptions(width=32),
+            TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
             ScoringOptions(frames=5, size=128), seeds=(0, 1, 2)),
-    Profile("paper", "", 320, ModelOptions(), TrainingOptions(micro=20), ScoringOptions(), segmenter="sam_vit_h", seeds=(0, 1, 2),
+    Profile("paper", "", 320, ModelOptions(), TrainingOptions(micro=20), ScoringOptions(), segmenter="sam_vit_h",
+            seeds=(0, 1, 2),
             trunk="full", published=True))}
 
 PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it does)
     "landmarks": (("3ddfa_v2",), "Points prompt for SAM: dense face alignment (Guo et al. 2020)"),
-    "depth": (("3ddfa_v2",), "Depth in three-channel map: the sensor's on WMCA, elsewhere dense face alignment (Guo et al. 2020)"),
+    "depth": (("3ddfa_v2",),
+              "Depth in three-channel map: the sensor's on WMCA, elsewhere dense face alignment (Guo et al. 2020)"),
     "segmenter": (("sam_vit_h", "sam_vit_l", "sam_vit_b"), "Segment Anything (which of its three weights is not said)"),
-    "partial": ((False,), "Datasets and Metrics: whole data sets"), "train_faceless": ((True,), "Datasets and Metrics: whole data sets"),
-    "model.network": (("dccdn",), "Base model"), "model.width": ((64,), "Base model: DC-CDN as published"), "model.theta": ((.7,), "Hyper-parameters"),
-    "training.size": ((256,), "Base model: DC-CDN as published"), "training.epochs": ((500,), "Hyper-parameters"), "training.steps": ((0,), "Hyper-parameters: epochs"),
-    "training.batch": ((160,), "Hyper-parameters"), "training.micro": ((20,), "Hyper-parameters: 160 on 8 GPUs"), "training.lr": ((2e-3,), "Hyper-parameters"), "training.schedule": (("halving",), "Hyper-parameters: halves every 200 epochs"),
-    "training.flip": ((.5,), "Hyper-parameters: random horizontal flipping"), "training.crop": (((1.2, 1.4),), "Hyper-parameters: random cropping (how much is not said)"),
-    "mcrea.gamma": ((.5,), "Hyper-parameters"), "mcrea.rho": ((1,), "Hyper-parameters (3 in the caption of Table 5)"), "mcrea.scheme": (("clip",), "Algorithm 1"),
+    "partial": ((False,), "Datasets and Metrics: whole data sets"),
+    "train_faceless": ((True,), "Datasets and Metrics: whole data sets"),
+    "model.network": (("dccdn",), "Base model"), "model.width": ((64,), "Base model: DC-CDN as published"),
+    "model.theta": ((.7,), "Hyper-parameters"),
+    "training.size": ((256,), "Base model: DC-CDN as published"), "training.epochs": ((500,), "Hyper-parameters"),
+    "training.steps": ((0,), "Hyper-parameters: epochs"),
+    "training.batch": ((160,), "Hyper-parameters"),
+    "training.micro": ((20,), "Hyper-parameters: 160 on 8 GPUs"), "training.lr": ((2e-3,), "Hyper-parameters"),
+    "training.schedule": (("halving",), "Hyper-parameters: halves every 200 epochs"),
+    "training.flip": ((.5,), "Hyper-parameters: random horizontal flipping"),
+    "training.crop": (((1.2, 1.4),), "Hyper-parameters: random cropping (how much is not said)"),
+    "mcrea.gamma": ((.5,), "Hyper-parameters"), "mcrea.rho": ((1,), "Hyper-parameters (3 in the caption of Table 5)"),
+    "mcrea.scheme": (("clip",), "Algorithm 1"),
     # what it does not have
-    **{f"training.{name}": ((off,), "not in the paper") for name, off in dict(weight_decay=0., leak=0., clip=0., ema=0., precision="float32", jitter=0., balanced=False).items()}}
+    **{f"training.{name}": ((off,), "not in the paper")
+       for name, off in dict(weight_decay=0., leak=0., clip=0., ema=0., precision="float32", jitter=0.,
+                             balanced=False).items()}}
 
 def deviations(
     profile:Profile,
@@ -95,7 +117,8 @@ def deviations(
         here = profile
         for part in name.split("."): here = getattr(here, part)
         sensor = name == "depth" and here == "auto" and set(datasets) == {"wmca"}       # whose depth is the paper's
-        if here not in values and not sensor: found[name] = dict(here=here, paper=" or ".join(map(str, values)), where=where)
+        if here not in values and not sensor:
+            found[name] = dict(here=here, paper=" or ".join(map(str, values)), where=where)
     return found
 
 # %% ../nbs/50_ablations.ipynb #c006
@@ -118,7 +141,8 @@ def get_profile(
             record = getattr(profile, outer[0]) if outer else profile
             new = replace(record, **{last: _cast(getattr(record, last), str(text))})
         except (AttributeError, KeyError, ValueError, TypeError, IndexError):
-            names = [f.name if not is_dataclass(v := getattr(profile, f.name)) else f"{f.name}.{{{','.join(g.name for g in fields(v))}}}"
+            names = [f.name if not is_dataclass(v := getattr(profile, f.name))
+                     else f"{f.name}.{{{','.join(g.name for g in fields(v))}}}"
                      for f in fields(profile)]
             raise InputError(f"cannot set {key}={text}; fields of a profile are {', '.join(names)}", 2) from None
         profile = replace(profile, **{outer[0]: new}) if outer else new
@@ -180,25 +204,32 @@ _FRAMES = ("Scored by frame: the paper does not say, but 1.9 for fakehead cannot
            "Threshold: BPCER 1 % on dev. ± is the population standard deviation over the seven protocols.")
 TABLES = {
     1: TableSpec("WMCA, leave one species out", "table1_wmca_loo_acer", _LOO, ("ours",), "ACER", "frame", _FRAMES),
-    2: TableSpec("Across data sets", "table2_cross_dataset_hter", ("casia_fasd/to_replay_attack", "replay_attack/to_casia_fasd"),
-                 ("ours",), "HTER", "presentation", "Threshold: EER on a quarter of the training clients of CASIA-FASD, or on devel of "
+    2: TableSpec("Across data sets", "table2_cross_dataset_hter",
+                 ("casia_fasd/to_replay_attack", "replay_attack/to_casia_fasd"),
+                 ("ours",), "HTER", "presentation",
+                 "Threshold: EER on a quarter of the training clients of CASIA-FASD, or on devel of "
                  "Replay-Attack. The paper's last cell was split by text extraction and is read as 23.2."),
-    3: TableSpec("OULU-NPU, protocols I to IV", "table3_oulu_npu_acer", tuple(f"oulu_npu/{p}" for p in "1234"), ("ours",), "ACER",
-                 "presentation", "Threshold: EER on dev. APCER is the worse of prints and replay. ± is the population standard deviation over six folds."),
+    3: TableSpec("OULU-NPU, protocols I to IV", "table3_oulu_npu_acer", tuple(f"oulu_npu/{p}" for p in "1234"),
+                 ("ours",), "ACER",
+                 "presentation", "Threshold: EER on dev. APCER is the worse of prints and replay. ± is the population "
+                 "standard deviation over six folds."),
     4: TableSpec("Ablation of the supervision", "table4_ablation_supervision_acer", _LOO,
                  ("living_only", "attack_only", "no_background", "binary", "ours"), "ACER", "frame",
-                 _FRAMES + " The printed mean ± std of the first row, 15.5 ± 9.6, does not follow from its own columns (16.9 ± 8.2)."),
+                 _FRAMES + " The printed mean ± std of the first row, 15.5 ± 9.6, does not follow from its own columns "
+                 "(16.9 ± 8.2)."),
     5: TableSpec("Ablation of MCREA", "table5_ablation_mcrea_acer", _LOO, ("no_mcrea", "ours"), "ACER", "frame",
                  _FRAMES + " The caption says rho 3, the text rho 1 with the same result row; ours is rho 1."),
     6: TableSpec("Choices the paper leaves open", "", _LOO,
-                 ("rho3", "overlay", "integrate", "theta08", "propagate", "decoder", "full_loss", "instrument", "ours"), "ACER", "frame",
-                 _FRAMES + " The paper has no such table. Each row differs from ours in one choice.")}
+                 ("rho3", "overlay", "integrate", "theta08", "propagate", "decoder", "full_loss", "instrument", "ours"),
+                 "ACER", "frame", _FRAMES + " The paper has no such table. Each row differs from ours in one choice.")}
 PAPER_TABLES = (1, 2, 3, 4, 5)
 
 # %% ../nbs/50_ablations.ipynb #c014
-SCORING_MODULES = ("vocab", "landmarks", "maps", "mcrea", "dccdn", "training", "decision")   # what measurements of whole runs name as theirs
+# what measurements of whole runs name as theirs
+SCORING_MODULES = ("vocab", "landmarks", "maps", "mcrea", "dccdn", "training", "decision")
 TRAINS, SCORES = ("training.train",), ("decision.score_frames", "ablations.score_table")     # where the code begins
-_REPORTING = ("training._Book", "training._summary", "training._of_all", "training._timed", "training._stop_unless_finite",
+_REPORTING = ("training._Book", "training._summary", "training._of_all", "training._timed",
+              "training._stop_unless_finite",
               "training.batch_threads")   # what only saves, reports, or says how many threads work
 
 def code_hashes(
@@ -231,11 +262,14 @@ class Data:
     stores:dict[str, str]                  # data set -> folder that holds `frames` and `annotations`
     origin:str                             # `rendered` or `real`
     failures:tuple = ()                    # (presentation id, reason) of what could not be read
-    lists:dict[str, Path|None] = field(default_factory=dict)   # data set -> folder of its protocol lists where they lie apart
+    # data set -> folder of its protocol lists where they lie apart
+    lists:dict[str, Path|None] = field(default_factory=dict)
     partial:bool = False                   # are folds made of what is there?
     fingerprints:dict[str, str] = field(default_factory=dict)   # data set -> `fingerprint`
-    outdated:dict[str, tuple] = field(default_factory=dict)     # presentation id -> what is another than when it was annotated; filled by `prepare(fill=False)`
-    notes:tuple[str, ...] = ()             # what a user has to know of the data before a run: lines left out, presentations without a face
+    # presentation id -> what is another than when it was annotated; filled by `prepare(fill=False)`
+    outdated:dict[str, tuple] = field(default_factory=dict)
+    # what a user has to know of the data before a run: lines left out, presentations without a face
+    notes:tuple[str, ...] = ()
     untrained:frozenset[str] = frozenset() # ids that no training sees, for want of a face
     weights:str = ""                       # file that the trunks of compared methods start from
 
@@ -243,8 +277,10 @@ class Data:
         "The folds of `dataset/protocol`."
         dataset, _, name = protocol.partition("/")
         needed = protocol_datasets(protocol)
-        found = folds(dataset, name, [p for p in self.presentations.values() if p.dataset in needed], self.partial, self.lists.get(dataset))
-        return [replace(fold, train=tuple(i for i in fold.train if i not in self.untrained)) for fold in found] if self.untrained else found
+        found = folds(dataset, name, [p for p in self.presentations.values() if p.dataset in needed], self.partial,
+                      self.lists.get(dataset))
+        return [replace(fold, train=tuple(i for i in fold.train if i not in self.untrained))
+                for fold in found] if self.untrained else found
 
     def readable(self, ids) -> list[str]:
         "Those of the presentations that could be read and annotated; the others count as errors of their class."
@@ -264,7 +300,8 @@ def apart(
     folder:str,           # as a user gives it; may be empty
     dataset:str,          # key of `PROTOCOLS`
 ) -> Path|None:           # None: nothing lies apart
-    "Where files of a data set lie apart from it: in the folder of its name, or for WMCA, whose lists and face files are given out apart, in the folder itself."
+    """Where files of a data set lie apart from it: in the folder of its name, or for WMCA, whose lists and face files
+    are given out apart, in the folder itself."""
     if not folder: return None
     top = Path(folder)
     if not top.is_dir(): raise InputError(f"there is no folder {folder!r}", 2)
@@ -276,10 +313,12 @@ def store_folder(
     given:Path|None,                    # folder of its face files, where they are to be used
     runs_dir:str|Path,                  # folder of runs, and of the stores
 ) -> Path:
-    """The folder of a data set's crops and annotations: another one for each way to make them, for each rendering and for each table.
-    A real data set is known by its name, so that its annotations are found when it moves; what changed in it is made again row by row."""
+    """The folder of a data set's crops and annotations: another one for each way to make them, for each rendering and
+    for each table. A real data set is known by its name, so that its annotations are found when it moves; what changed
+    in it is made again row by row."""
     which = file_hash(root/MARKER) if (root/MARKER).is_file() else str(root.resolve()) if dataset == "table" else ""
-    settings = [which, profile.frame_size, profile.scoring.frames, profile.segmenter, profile.landmarks, profile.depth, bool(given)]
+    settings = [which, profile.frame_size, profile.scoring.frames, profile.segmenter, profile.landmarks,
+                profile.depth, bool(given)]
     if profile.channels and dataset == "wmca": settings.append(profile.channels)
     return Path(runs_dir)/"stores"/f"{dataset}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 
@@ -297,18 +336,22 @@ def prepare(
     "Render what may be rendered, open the data sets, crop and annotate every presentation that the protocols use."
     from fas_nb.maps import failed_files, faceless, fill_stores, outdated, without_face
     common = dict(workers=workers, scheduler=scheduler, progress=progress)
-    data, given, roots = _opened(profile, protocols, Path(data_root), runs_dir, profile.render if render else "", common)
+    data, given, roots = _opened(profile, protocols, Path(data_root), runs_dir,
+                                 profile.render if render else "", common)
     every = [fold for p in protocols for fold in data.folds(p)]
     if all(Path(f"{root}.truth").is_dir() for root in roots.values()):      # rendered, with the heads that are seen
         from fas_nb.synthetic import check_heads_apart
         for fold in every: check_heads_apart({s: [data.presentations[i] for i in getattr(fold, s)] for s in SPLITS})
-    used, failures, stale, notes = {i for fold in every for s in SPLITS for i in getattr(fold, s)}, [], {}, list(data.notes)
+    used, failures, stale, notes = {i for fold in every for s in SPLITS
+                                    for i in getattr(fold, s)}, [], {}, list(data.notes)
     untrained = set()
     for dataset, folder in data.stores.items():
         todo = [p for p in data.presentations.values() if p.dataset == dataset and p.id in used]
         id_of = {p.path: p.id for p in todo}
-        if fill: failed = dict(fill_stores(todo, folder, profile.scoring.frames, profile.frame_size, profile.segmenter, given[dataset],
-                                           landmarks=profile.landmarks, depth=profile.depth, **common).failures)
+        if fill:
+            failed = dict(fill_stores(todo, folder, profile.scoring.frames, profile.frame_size, profile.segmenter,
+                                      given[dataset],
+                                      landmarks=profile.landmarks, depth=profile.depth, **common).failures)
         else: failed = failed_files(folder)
         failures += [(id_of[path], reason) for path, reason in failed.items() if path in id_of]
         if not fill: stale |= outdated([p for p in todo if p.path not in failed], folder, given[dataset])
@@ -331,7 +374,8 @@ def _opened(profile, protocols, data_root, runs_dir, render, common):
         fingerprints[dataset] = fingerprint(home, found)
         stores[dataset] = str(store_folder(profile, dataset, home, given[dataset], runs_dir))
     weights = "" if profile.pretrained in ("none", "imagenet") else str(Path(profile.pretrained).absolute())
-    data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores}, partial=profile.partial,
+    data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores},
+                partial=profile.partial,
                 fingerprints=fingerprints, notes=tuple(notes), weights=weights)
     return data, given, roots
 
@@ -346,12 +390,15 @@ def dataset_roots(
     origins = {d: data_origin(r) for d, r in roots.items() if r.exists()}
     of = lambda kind: [d for d in names if origins.get(d) == kind]
     if of("real") and of("rendered"): raise InputError(
-        f"{data_root} holds real data ({', '.join(of('real'))}) and rendered data ({', '.join(of('rendered'))}), whose numbers must not stand together; "
+        f"{data_root} holds real data ({', '.join(of('real'))}) and rendered data ({', '.join(of('rendered'))}), whose "
+        "numbers must not stand together; "
         "keep them in different folders, or ask for tables and protocols that need one kind", 2)
-    missing = [d for d in names if d not in origins or ((roots[d]/UNFINISHED).exists() and not (roots[d]/MARKER).exists())]
+    missing = [d for d in names if d not in origins
+               or ((roots[d]/UNFINISHED).exists() and not (roots[d]/MARKER).exists())]
     if missing and (of("real") or not render or set(missing) - set(CAN_RENDER)): raise InputError(
-        f"no {', '.join(missing)} in {data_root}; put or link the whole folder {data_root/missing[0]} there, name another folder with --data-root, or ask for tables and "
-        "protocols that do without (data is rendered only with a profile that says so and without --data-root; fas_synth renders anywhere)", 2)
+        f"no {', '.join(missing)} in {data_root}; put or link the whole folder {data_root/missing[0]} there, name "
+        "another folder with --data-root, or ask for tables and " "protocols that do without (data is rendered only "
+        "with a profile that says so and without --data-root; fas_synth renders anywhere)", 2)
     if missing: from fas_nb.synthetic import render_dataset
     for d in missing: render_dataset(d, data_root, render, **common)
     return roots, "real" if of("real") else "rendered"
@@ -360,9 +407,11 @@ def fingerprint(
     root:Path,                          # folder of a data set
     presentations:list[Presentation],   # all that it holds
 ) -> str:   # 16 hexadecimal digits
-    "What tells a data set from another at the same place: the marker of rendered data, which holds a hash of every file, else path, size and time of every recording."
+    """What tells a data set from another at the same place: the marker of rendered data, which holds a hash of every
+    file, else path, size and time of every recording."""
     if (root/MARKER).is_file(): return file_hash(root/MARKER)[:16]
-    stats = [(os.path.relpath(p.path, root), s.st_size, s.st_mtime_ns) for p in presentations for s in [os.stat(p.path)]]
+    stats = [(os.path.relpath(p.path, root), s.st_size, s.st_mtime_ns) for p in presentations
+             for s in [os.stat(p.path)]]
     return hashlib.sha256(json.dumps(sorted(stats)).encode()).hexdigest()[:16]
 
 # %% ../nbs/50_ablations.ipynb #c022
@@ -377,13 +426,17 @@ def data_hashes(
     fold:Fold, data:Data,
     depth:bool=False,      # is the depth of a sensor read?
 ) -> dict[str, str]:       # the fields of `RunSpec` that stand for data
-    "Hashes of what is learnt (crops and annotations of training presentations), of what is scored (crops alone) and of what is known of all of them."
+    """Hashes of what is learnt (crops and annotations of training presentations), of what is scored (crops alone) and
+    of what is known of all of them."""
     def of(ids, *stores):
         by_dataset = {d: [i for i in data.readable(ids) if i.split("/")[0] == d] for d in data.stores}
         more = lambda store: dict(depth=True) if depth and store == data.frame_store else {}
-        return hashlib.sha256("".join(store(d).hash(i, **more(store)) for store in stores for d, i in by_dataset.items() if i).encode()).hexdigest()
-    known = [(p.id, p.species, p.subject, p.attrs.get("instrument", "")) for i in sorted({*fold.train, *fold.dev, *fold.test}) for p in [data.presentations[i]]]
-    return dict(annotations=of(fold.train, data.frame_store, data.annotation_store), frames=of(fold.dev + fold.test, data.frame_store),
+        return hashlib.sha256("".join(store(d).hash(i, **more(store)) for store in stores for d, i in by_dataset.items()
+                                      if i).encode()).hexdigest()
+    known = [(p.id, p.species, p.subject, p.attrs.get("instrument", ""))
+             for i in sorted({*fold.train, *fold.dev, *fold.test}) for p in [data.presentations[i]]]
+    return dict(annotations=of(fold.train, data.frame_store, data.annotation_store),
+                frames=of(fold.dev + fold.test, data.frame_store),
                 labels=hashlib.sha256(json.dumps(known).encode()).hexdigest())
 
 def make_spec(
@@ -402,16 +455,17 @@ def options_of(
     profile:Profile,
     variant:str,    # key of `VARIANTS`
 ) -> dict:          # `model`, `training`, `mcrea`, `scoring` of a `RunSpec`
-    """How a variant is trained and scored in the size of a profile. A compared method follows its own recipe where the profile
-    says `published`; otherwise the profile's length, and of the recipe what does not depend on it. Either way what the
-    profile changes about pictures and draws serves it too."""
+    """How a variant is trained and scored in the size of a profile. A compared method follows its own recipe where the
+    profile says `published`; otherwise the profile's length, and of the recipe what does not depend on it. Either way
+    what the profile changes about pictures and draws serves it too."""
     chosen, training = VARIANTS[variant], profile.training
     if (method := get_method(chosen.method)).name == "ours":
         return dict(model=replace(profile.model, **chosen.model), training=replace(training, **chosen.training),
                     mcrea=replace(profile.mcrea, **chosen.mcrea), scoring=profile.scoring)
     size, own = min(method.size, training.size), method.recipe
     if not profile.published:
-        own = {k: v for k, v in own.items() if k in ("weight_decay", "balanced", "jitter")} | dict(lr=min(training.lr, method.lr))
+        own = {k: v for k, v in own.items()
+               if k in ("weight_decay", "balanced", "jitter")} | dict(lr=min(training.lr, method.lr))
     balanced, jitter = training.balanced or own.get("balanced", False), training.jitter or own.get("jitter", 0.)
     own = own | dict(size=size, balanced=balanced, jitter=jitter) | (dict(micro=0) if "batch" in own else {})
     return dict(model=replace(profile.model, **_trunk(profile, method)), training=replace(training, **own),
@@ -436,10 +490,12 @@ def no_sensor(
     protocol:str,          # `dataset/protocol`
     data:Data|None=None,   # opened and filled; without it only what a data set never has is told
 ) -> str:                  # why there is no such cell; empty where there may be one
-    "Methods that read a sensor's depth have no run where no sensor measured; depth of a mesh is a guess from colour and never stands in."
+    """Methods that read a sensor's depth have no run where no sensor measured; depth of a mesh is a guess from colour
+    and never stands in."""
     if "depth" not in get_method(VARIANTS[variant].method).inputs: return ""
     if lacking := [d for d in protocol_datasets(protocol) if d not in WITH_SENSOR]:
-        return f"needs the depth of a sensor, which {' and '.join(lacking)} {'does' if len(lacking) == 1 else 'do'} not have"
+        return (f"needs the depth of a sensor, which {' and '.join(lacking)} "
+                f"{'does' if len(lacking) == 1 else 'do'} not have")
     if data is None: return ""
     ids = [i for fold in data.folds(protocol) for s in SPLITS for i in data.readable(getattr(fold, s))]
     without = next((i for i in ids if not data.frame_store(i.split("/")[0]).depth_digest(i)), None)
@@ -454,7 +510,8 @@ def check_names(
     "Raise `InputError` where a protocol or a variant does not exist."
     dataset, _, name = protocol.partition("/")
     if name not in PROTOCOLS.get(dataset, ()): raise InputError(
-        f"protocol {protocol!r} is unknown; use one of {', '.join(f'{d}/{p}' for d in DATASETS for p in PROTOCOLS[d])}", 2)
+        f"protocol {protocol!r} is unknown; use one of "
+        f"{', '.join(f'{d}/{p}' for d in DATASETS for p in PROTOCOLS[d])}", 2)
     if unknown := set(variants) - set(VARIANTS): raise InputError(
         f"variant {min(unknown)!r} is unknown; use some of {', '.join(VARIANTS)}", 2)
 
@@ -470,7 +527,8 @@ def protocol_runs(
     possible = [v for v in variants if not no_sensor(v, protocol, data)]
     deep = {v: "depth" in get_method(VARIANTS[v].method).inputs for v in possible}
     return [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes[deep[v]])) for fold in data.folds(protocol)
-            for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible for seed in seeds or profile.seeds]
+            for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible
+            for seed in seeds or profile.seeds]
 
 def made_protocols(
     table:int,         # number of the table
@@ -488,7 +546,8 @@ def table_runs(
     seeds:tuple[int, ...]=(), # empty: those of the profile
 ) -> list[Cell]:
     "All runs behind one table."
-    return [c for p in made_protocols(table, profile) for c in protocol_runs(p, TABLES[table].variants, profile, data, seeds)]
+    return [c for p in made_protocols(table, profile)
+            for c in protocol_runs(p, TABLES[table].variants, profile, data, seeds)]
 
 # %% ../nbs/50_ablations.ipynb #c025
 def images_drawn(
@@ -502,13 +561,15 @@ def work(
     table:int,            # number of the table
     profile:Profile,
     variants:tuple[str, ...]=(),      # keys of `VARIANTS`; empty: those of the table
-) -> dict[tuple, tuple[int, int]]:    # (fold, variant) -> images that its training draws, frames that it scores, with the real data sets
+# (fold, variant) -> images that its training draws, frames that it scores, with the real data sets
+) -> dict[tuple, tuple[int, int]]:
     "How much each run of a table has to do; every fold and variant, one seed."
     counts, out, own = protocol_counts(), {}, {"casia_fasd": "intra", "replay_attack": "grandtest"}
     for protocol in TABLES[table].protocols:
         dataset, *target = protocol_datasets(protocol)
         name = own.get(dataset, protocol.partition("/")[2])
-        for fold in [f for d, f, split, species in counts if d == dataset and split == "train" and species == "all" and (f == name or f.startswith(f"{name}_"))]:
+        for fold in [f for d, f, split, species in counts if d == dataset and split == "train" and species == "all"
+                     and (f == name or f.startswith(f"{name}_"))]:
             n = {s: counts[dataset, fold, s, "all"][0] for s in SPLITS}
             if target: n["test"] = counts[target[0], own[target[0]], "test", "all"][0]
             for v in variants or TABLES[table].variants:
@@ -525,8 +586,10 @@ def _counted(build, *size):
     with FlopCounterMode(display=False) as counter: net(x)
     return counter.get_total_flops()/2
 
-# kept, because counting loads torch and ten seconds of its inner parts, and every folder of reports shows these; counted again in the test below
-COUNTED = {(PROFILES["small"].model, PROFILES["small"].training.size): 19_788_017_472., (PROFILES["paper"].model, PROFILES["paper"].training.size): 315_649_028_736.,
+# kept, because counting loads torch and ten seconds of its inner parts, and every folder of reports shows these;
+# counted again in the test below
+COUNTED = {(PROFILES["small"].model, PROFILES["small"].training.size): 19_788_017_472.,
+           (PROFILES["paper"].model, PROFILES["paper"].training.size): 315_649_028_736.,
            "sam_vit_b": 972_077_334_528., "sam_vit_l": 2_985_680_306_176., "sam_vit_h": 5_961_082_830_848.,
            # compared methods as published
            "cdcn": 284_085_556_992., "cdcn_pp": 304_767_828_672., "dc_cdn": 315_647_455_872.,
@@ -593,7 +656,8 @@ def annotated_frames(
 ) -> int:
     "Frames of the data sets behind a table; they are annotated once."
     presentations = sum(n for (d, f, _, s), (n, _) in protocol_counts().items()
-                        if f == "release" and s == "all" and any(d in protocol_datasets(p) for p in TABLES[table].protocols))
+                        if f == "release" and s == "all"
+                        and any(d in protocol_datasets(p) for p in TABLES[table].protocols))
     return presentations*profile.scoring.frames
 
 @dataclass(frozen=True, slots=True)
@@ -621,7 +685,8 @@ def table_cost(
     profile:Profile,
 ) -> Cost:
     "The work behind a table, made alone with the real data sets."
-    drawn, seeds, frames = sum(images for images, _ in work(table, profile).values()), len(profile.seeds), annotated_frames(table, profile)
+    drawn, seeds, frames = sum(images for images, _ in work(table, profile).values()), len(
+        profile.seeds), annotated_frames(table, profile)
     masks = 0. if profile.segmenter == MEASURED_WITH else frames*flops_mask(profile.segmenter)
     return Cost(sum(run_flops(table, profile).values())*seeds, masks, frames, drawn*seeds)
 
@@ -658,7 +723,9 @@ def load_frames(
         frames = data.frame_store(d).read([i for i in ids if i.split("/")[0] == d], depth)
         parts.append(frames)
         if labels: annotated.append(data.annotation_store(d).labels(frames))
-    def join(cls, records): return cls(*(np.concatenate(own) if own[0] is not None else None for f in fields(cls) for own in [[getattr(r, f.name) for r in records]]))
+    def join(cls, records):
+        return cls(*(np.concatenate(own) if own[0] is not None else None for f in fields(cls)
+                     for own in [[getattr(r, f.name) for r in records]]))
     return (join(Frames, parts), join(Labels, annotated)) if labels else join(Frames, parts)
 
 def permute_species(
@@ -667,15 +734,16 @@ def permute_species(
     *, rng:np.random.Generator,
 ) -> np.ndarray:              # str [n]
     """Species exchanged among the presentations of each subject, so that the new label says nothing about the old one:
-    the presentations that become bona fide are drawn from bona fide and attacks in proportion. Where a subject has one class
-    alone (WMCA's masks are people of their own), its label would stay: then all presentations are one group."""
+    the presentations that become bona fide are drawn from bona fide and attacks in proportion. Where a subject has one
+    class alone (WMCA's masks are people of their own), its label would stay: then all presentations are one group."""
     new, bona_fide = np.array(species, object), np.asarray(species) == BONA_FIDE
     if any(len(set(bona_fide[subject == s])) < 2 for s in np.unique(subject)): subject = np.zeros(len(species), int)
     for s in np.unique(subject):
         at = np.flatnonzero(subject == s)
         bona, attack = rng.permutation(at[bona_fide[at]]), rng.permutation(at[~bona_fide[at]])
         share = len(bona)/len(at)
-        k = int(rng.binomial(1, x % 1) + x//1) if (x := len(bona)*share) % 1 else int(x)   # true bona fide that stay bona fide
+        # true bona fide that stay bona fide
+        k = int(rng.binomial(1, x % 1) + x//1) if (x := len(bona)*share) % 1 else int(x)
         chosen = np.r_[bona[:k], attack[:len(bona) - k]]
         rest = np.setdiff1d(at, chosen)
         new[chosen] = BONA_FIDE
@@ -696,7 +764,8 @@ def score_table(
     pad = lambda values, fill: [*values, *[fill]*len(lost)]
     return pd.DataFrame({
         "presentation": [p.id for p in rows], "frame": pad(frames.frame, -1), "subject": [p.subject for p in rows],
-        "instrument": [p.attrs.get("instrument", p.species) for p in rows], "split": split, "species": [p.species for p in rows],
+        "instrument": [p.attrs.get("instrument", p.species) for p in rows], "split": split,
+        "species": [p.species for p in rows],
         "f_attack": pad(scores[0], math.nan), "f_real": pad(scores[1], math.nan), "score": pad(scores[2], math.nan),
         "acquired": pad(np.isfinite(scores[2]), False), "landmarks": pad(frames.source, "none")})
 
@@ -706,10 +775,13 @@ def example_frames(
 ) -> np.ndarray:          # int, positions of rows
     "Scored test frames spread evenly over the order of scores of each species, the extremes among them."
     test = np.flatnonzero((table.split == "test") & table.acquired)
-    order = table.iloc[test].reset_index(drop=True).sort_values(["species", "score", "presentation"]).groupby("species", sort=True)
-    return np.concatenate([np.zeros(0, int), *(test[part.index[np.unique(np.linspace(0, len(part) - 1, n).round().astype(int))]] for _, part in order)])
+    order = table.iloc[test].reset_index(drop=True).sort_values(["species", "score",
+                                                                 "presentation"]).groupby("species", sort=True)
+    return np.concatenate([np.zeros(0, int), *(
+        test[part.index[np.unique(np.linspace(0, len(part) - 1, n).round().astype(int))]] for _, part in order)])
 
-IN_MEMORY = 4e9   # bytes of training frames and labels; where there are more they are packed on disk, once for each data set
+# bytes of training frames and labels; where there are more they are packed on disk, once for each data set
+IN_MEMORY = 4e9
 HELD_OUT = 32     # dev frames that the loss is measured on while training goes
 
 def frame_bytes(
@@ -723,10 +795,12 @@ def training_data(
     data:Data,
     depth:bool=False,     # read the depth of the sensor too?
 ) -> tuple[Frames, Labels, np.ndarray]:  # what is there; int [m], the rows of these presentations
-    "Frames and labels to learn from, in the order of ids; from files that folds, seeds and processes share where they are many."
+    """Frames and labels to learn from, in the order of ids; from files that folds, seeds and processes share where
+    they are many."""
     ids = sorted(data.readable(ids))            # whatever order a list has: it is in no key
     n = sum(len(data.frame_store(i.split("/")[0]).index(i)[0]) for i in ids)
-    if n*frame_bytes(load_frames(ids[:1], data).images.shape[1]) <= IN_MEMORY: return *load_frames(ids, data, True, depth), np.arange(n)
+    if n*frame_bytes(load_frames(ids[:1], data).images.shape[1]) <= IN_MEMORY:
+        return *load_frames(ids, data, True, depth), np.arange(n)
     frames, labels = packed(ids[0].split("/")[0], data, depth)
     return frames, labels, np.flatnonzero(np.isin(frames.presentation, ids))
 
@@ -735,13 +809,15 @@ def packed(
     data:Data,
     depth:bool=False,     # with the depth of the sensor
 ) -> tuple[Frames, Labels]:
-    "All annotated frames of a data set as arrays on disk, made once; another content has another name, and older ones go."
+    """All annotated frames of a data set as arrays on disk, made once; another content has another name, and older
+    ones go."""
     from filelock import FileLock
     from fas_nb.training import pack, unpack
     frames, annotations = data.frame_store(dataset), data.annotation_store(dataset)
     ids = sorted(i for i, p in data.presentations.items() if p.dataset == dataset and annotations.rows(i))
     ids = [i for i in data.readable(ids) if not frames.missing([i])]
-    name = hashlib.sha256(f"{frames.hash(ids, **dict(depth=True) if depth else {})} {annotations.hash(ids)}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{frames.hash(ids, **dict(depth=True) if depth else {})} "
+                          f"{annotations.hash(ids)}".encode()).hexdigest()[:16]
     folder = Path(data.stores[dataset])/("packed_depth" if depth else "packed")/name
     with FileLock(Path(data.stores[dataset])/"packed.lock"):
         if not folder.exists():
@@ -802,12 +878,14 @@ def make_network(
     procedure = procedure_of(spec.method, data.weights)
     recompute = is_large(spec) and memory_plan(spec, device_memory(), procedure)[0]
     with whole_or_absent(folder, keep=not rank()) as part:       # of several processes the first keeps it
-        _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint, validate=_held_out(spec, data), out=part,
+        _, log = train(spec, frames, labels, rows=rows, progress=progress, checkpoint=checkpoint,
+                       validate=_held_out(spec, data), out=part,
                        recompute=recompute, seconds=waited, procedure=procedure)
         if rank(): return folder
         (part/"last.safetensors").rename(part/"model.safetensors")
         spent = time.perf_counter() - begun
-        told = dict(seconds=round(spent, 2), waiting=round(waited.get("waiting for batches", 0.)/spent, 4), recompute=recompute, last=log[-1],
+        told = dict(seconds=round(spent, 2), waiting=round(waited.get("waiting for batches", 0.)/spent, 4),
+                    recompute=recompute, last=log[-1],
                     origin=data.origin, annotations=spec.annotations, code=spec.code, provenance=_provenance(data))
         (part/"network.json").write_text(json.dumps(told, indent=1))
     checkpoint.unlink(missing_ok=True)
@@ -820,7 +898,8 @@ def is_large(spec:RunSpec) -> bool:
     return min(options.micro or options.batch, options.batch)*options.size**2*width >= 2**24
 
 def _provenance(data):
-    return {"data": data.fingerprints, "git revision": git_revision(), "versions": versions(), "machine": machine(), "processes": int(os.environ.get("WORLD_SIZE", 1)),
+    return {"data": data.fingerprints, "git revision": git_revision(), "versions": versions(), "machine": machine(),
+            "processes": int(os.environ.get("WORLD_SIZE", 1)),
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 def run(
@@ -843,7 +922,8 @@ def _shared(model, frames, spec, device):
     if team_size() == 1: return score_frames(model, frames, spec.scoring, spec.scheme, device=device)
     from accelerate.utils import gather_object
     turns = range(rank(), -(-len(frames)//SCORED_AT_ONCE), team_size())
-    mine = [(i, score_frames(model, frames.take(slice(i*SCORED_AT_ONCE, (i + 1)*SCORED_AT_ONCE)), spec.scoring, spec.scheme, device=device)) for i in turns]
+    mine = [(i, score_frames(model, frames.take(slice(i*SCORED_AT_ONCE, (i + 1)*SCORED_AT_ONCE)), spec.scoring,
+                             spec.scheme, device=device)) for i in turns]
     parts = [scores for _, scores in sorted(gather_object(mine), key=lambda turn: turn[0])]
     return Scores(*map(np.concatenate, zip(*parts))) if parts else Scores(*np.zeros((3, 0)))
 
@@ -865,12 +945,17 @@ def _score(spec, data, network, part):
     _keep_examples(spec, scores, frames, model, device, part)
     shutil.copy(network/"log.jsonl", part)
     trained = json.loads((network/"network.json").read_text())
-    result = dict(results(scores, spec), origin=data.origin, seconds={"train": trained["seconds"], "score": round(time.perf_counter() - begun, 2)},
+    result = dict(results(scores, spec), origin=data.origin,
+                  seconds={"train": trained["seconds"], "score": round(time.perf_counter() - begun, 2)},
                   waiting=trained.get("waiting"), dead=trained["last"].get("dead", []))
     (part/"spec.json").write_text(json.dumps(asdict(spec), indent=1))
-    save_model(model, part/"model.safetensors", spec=spec, origin=data.origin, frame_size=frames.images.shape[1], threshold=result["frame"]["threshold"])
-    result["provenance"] = {k: getattr(spec, k) for k in ("annotations", "frames", "labels", "code", "scoring_code", "seed")} | {
-        "network": spec.network_key(), "trained": trained["provenance"], "weights": file_hash(part/"model.safetensors"), "scores": file_hash(part/"scores.parquet"), **_provenance(data)}
+    save_model(model, part/"model.safetensors", spec=spec, origin=data.origin, frame_size=frames.images.shape[1],
+               threshold=result["frame"]["threshold"])
+    result["provenance"] = {k: getattr(spec, k)
+                            for k in ("annotations", "frames", "labels", "code", "scoring_code", "seed")} | {
+                                "network": spec.network_key(),
+                                "trained": trained["provenance"], "weights": file_hash(part/"model.safetensors"),
+                                "scores": file_hash(part/"scores.parquet"), **_provenance(data)}
     (part/"result.json").write_text(json.dumps(result, indent=1))
 
 def _keep_examples(spec, scores, frames, model, device, part):
@@ -878,7 +963,8 @@ def _keep_examples(spec, scores, frames, model, device, part):
     from fas_nb.dccdn import fuse
     from fas_nb.decision import network_output, scoring_crop, shown_maps
     shown = example_frames(scores)
-    place = shown - int((scores.split != "test").sum())    # among the test frames, which come first in the table of their split
+    # among the test frames, which come first in the table of their split
+    place = shown - int((scores.split != "test").sum())
     maps = np.zeros((0, 0, 0, 0))
     if len(shown):
         out = network_output(fuse(model), scoring_crop(frames.take(place), spec.scoring, model.planes)[0], device)
@@ -902,7 +988,8 @@ def test_set(
     threshold,            # a number or a `Threshold`
 ) -> dict:                # arguments of `metrics.bootstrap`
     "A table of scores as the metrics take it: people and instruments are its clusters, presentations are counted."
-    return dict(score=table.score.to_numpy(float), species=table.species.to_numpy(str), acquired=table.acquired.to_numpy(bool), threshold=threshold,
+    return dict(score=table.score.to_numpy(float), species=table.species.to_numpy(str),
+                acquired=table.acquired.to_numpy(bool), threshold=threshold,
                 groups=clusters(table.species, table.subject, table.instrument), units=table.presentation.to_numpy(str))
 
 @cache
@@ -915,25 +1002,35 @@ def results(
     spec:RunSpec,
 ) -> dict:                 # ready for JSON: by frame and by presentation, threshold from dev, rates on test
     "Error rates of a run, derived from its scores alone."
-    choose = threshold_at_bpcer if spec.fold.dataset == "wmca" else threshold_at_eer   # Tables 1, 4, 5 (WMCA): BPCER = 1 % on dev; Tables 2, 3: equal error rate on dev
-    arrays = lambda t: dict(score=t.score.to_numpy(float), species=t.species.to_numpy(str), acquired=t.acquired.to_numpy(bool))
+    # Tables 1, 4, 5 (WMCA): BPCER = 1 % on dev; Tables 2, 3: equal error rate on dev
+    choose = threshold_at_bpcer if spec.fold.dataset == "wmca" else threshold_at_eer
+    arrays = lambda t: dict(score=t.score.to_numpy(float), species=t.species.to_numpy(str),
+                            acquired=t.acquired.to_numpy(bool))
     out = {"metrics": metric_hash(), "auc": {s: _number(auc(**arrays(part))) for s, part in scores.groupby("split")},
-           "warnings": [w for s in ("dev", "test") for w in [polarity_warning(**arrays(scores[scores.split == s]))] if w]}
+           "warnings": [w for s in ("dev", "test")
+                        for w in [polarity_warning(**arrays(scores[scores.split == s]))] if w]}
     for unit, table in (("frame", scores), ("presentation", by_presentation(scores))):
         dev, test = (table[table.split == s] for s in ("dev", "test"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")               # of polarity, which is in `warnings`
             threshold = choose(**arrays(dev))
-            other = {"EER": eer(**arrays(test)), "APCER at BPCER 1 %": apcer_at_bpcer(**arrays(test)), "BPCER at APCER 5 %": bpcer_at_apcer(**arrays(test))}
+            other = {"EER": eer(**arrays(test)), "APCER at BPCER 1 %": apcer_at_bpcer(**arrays(test)),
+                     "BPCER at APCER 5 %": bpcer_at_apcer(**arrays(test))}
         rates = bootstrap(**test_set(test, threshold), rng=np.random.default_rng(0))
         named = {k.upper(): r for k, r in rates.items()}
-        out[unit] = {"threshold": _number(threshold.value), "dev BPCER": _number(threshold.bpcer), **{k: _number(r) for k, r in (named | other).items()},
+        out[unit] = {"threshold": _number(threshold.value), "dev BPCER": _number(threshold.bpcer),
+                     **{k: _number(r) for k, r in (named | other).items()},
                      "interval": {k: [_number(x) for x in r.interval] for k, r in named.items() if r.interval},
                      "interval note": {k: r.note for k, r in named.items() if r.note},
-                     "APCER of": {s: dict(value=_number(r), n=r.n, errors=r.errors, interval=r.interval, note=r.note) for s, r in rates["apcer"].per_species.items()},
+                     "APCER of": {s: dict(value=_number(r), n=r.n, errors=r.errors, interval=r.interval, note=r.note)
+                                  for s, r in rates["apcer"].per_species.items()},
                      "reasons": sorted({r.reason for r in rates.values() if r.reason}),
-                     "n": {s: {k: int(v) for k, v in table[table.split == s].species.value_counts().sort_index().items()} for s in SPLITS}}
-        if unit == "presentation": out["APNRR"], out["BPNRR"] = (_number(f(test.species.to_numpy(str), test.acquired.to_numpy(bool))) for f in (apnrr, bpnrr))
+                     "n": {s: {k: int(v)
+                               for k, v in table[table.split == s].species.value_counts().sort_index().items()}
+                           for s in SPLITS}}
+        if unit == "presentation":
+            out["APNRR"], out["BPNRR"] = (_number(f(test.species.to_numpy(str), test.acquired.to_numpy(bool)))
+                                          for f in (apnrr, bpnrr))
     tested = scores[scores.split == "test"]
     out["no mesh found"] = {s: float((part.landmarks != "mesh").mean()) for s, part in tested.groupby("species")}
     out["identities"] = {s: int(part.subject.nunique()) for s, part in scores.groupby("split")}
@@ -952,9 +1049,11 @@ def read_spec(
         told = json.loads(path.read_text(encoding="utf-8"))
         parts = dict(model=ModelOptions, training=TrainingOptions, mcrea=MCREAOptions, scoring=ScoringOptions)
         lists = lambda record: {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-        return RunSpec(**told | {k: part(**lists(told[k])) for k, part in parts.items()} | dict(fold=Fold(**lists(told["fold"]))))
+        return RunSpec(**told | {k: part(**lists(told[k])) for k, part in parts.items()}
+                       | dict(fold=Fold(**lists(told["fold"]))))
     except (OSError, ValueError, KeyError, TypeError) as error: raise InputError(
-        f"{path}: is no specification of a run of this version ({type(error).__name__}: {error}); make the run again") from error
+        f"{path}: is no specification of a run of this version ({type(error).__name__}: {error}); make the run "
+        "again") from error
 
 def is_made(
     spec:RunSpec,
@@ -999,11 +1098,14 @@ def failure_log(
     return Path(runs_dir)/f"{spec.key()}.failed.log"
 
 def take_gpu():
-    "One GPU of this machine for each worker process, in turn; before torch looks for them. Workers that a cluster named itself keep what it gave them."
+    """One GPU of this machine for each worker process, in turn; before torch looks for them. Workers that a cluster
+    named itself keep what it gave them."""
     from distributed import get_worker
     try: index = int(get_worker().name)
     except ValueError: return             # no worker, or one with a name of its own
-    try: gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU "))))).split(",")
+    try:
+        gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(
+            subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU "))))).split(",")
     except OSError: return                # no GPU
     if len(gpus) > 1: os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
 
@@ -1019,13 +1121,15 @@ _TURNS = count()
 
 @contextmanager
 def first_alone():
-    """A context that the first of several processes enters and leaves before the others: what it makes, they find. They wait at the store through which their
-    launcher brought them together, as long as it takes: a collective operation would give up after minutes, and annotation takes hours."""
+    """A context that the first of several processes enters and leaves before the others: what it makes, they find.
+    They wait at the store through which their launcher brought them together, as long as it takes: a collective
+    operation would give up after minutes, and annotation takes hours."""
     if team_size() == 1: yield; return
     from torch.distributed import TCPStore
     turn, address = f"fas_nb/first/{next(_TURNS)}", (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True": raise InputError(
-        "several processes share a run only under torchrun or accelerate launch: torchrun --nproc_per_node N $(which fas_run) …", 2)
+        "several processes share a run only under torchrun or accelerate launch: torchrun --nproc_per_node N $(which "
+        "fas_run) …", 2)
     store = TCPStore(*address, is_master=False)
     if rank():
         while not store.check([turn]): time.sleep(.2)
@@ -1053,10 +1157,12 @@ def known_failures(
     "The runs that failed when they were made last."
     missing = {c.spec.key(): c.spec for c in cells if not is_made(c.spec, runs_dir)}
     last = lambda log: log.read_text().strip().splitlines()[-1].partition(": ")
-    return [Failure(s, what if name.endswith("InputError") else f"{name.split('.')[-1]}: {what}") for s in missing.values() for log in [failure_log(s, runs_dir)] if log.exists()
+    return [Failure(s, what if name.endswith("InputError") else f"{name.split('.')[-1]}: {what}")
+            for s in missing.values() for log in [failure_log(s, runs_dir)] if log.exists()
             for name, _, what in [last(log)]]
 
-def _left(runs_dir, ending): return [p for folder in (Path(runs_dir), Path(runs_dir)/"networks") for p in sorted(folder.glob(f"*.{ending}"))]
+def _left(runs_dir, ending):
+    return [p for folder in (Path(runs_dir), Path(runs_dir)/"networks") for p in sorted(folder.glob(f"*.{ending}"))]
 
 def _tell_memory(specs, workers, progress):
     "One line about the largest training to come; `InputError` where it does not fit."
@@ -1077,12 +1183,18 @@ def make_runs(
 ) -> list[Failure]:        # what did not succeed
     "Make the runs that are missing, each once, several at a time; workers live as long as there is work."
     missing = list({c.spec.key(): c.spec for c in cells if not is_made(c.spec, runs_dir)}.values())
-    if not scheduler: _tell_memory([s for s in missing if not (network_folder(s, runs_dir)/"network.json").exists()], workers, progress)
-    if "RANK" in os.environ:   # one of the processes that share each run: an error must end them all, for the others would wait for ever
+    if not scheduler:
+        _tell_memory([s for s in missing if not (network_folder(s, runs_dir)/"network.json").exists()],
+                     workers, progress)
+    # one of the processes that share each run: an error must end them all, for the others would wait for ever
+    if "RANK" in os.environ:
         for spec in missing:
             try: _run_unit(spec, data, str(runs_dir))
-            except Exception as error: raise InputError(f"run {spec.key()[:12]} failed ({error if isinstance(error, InputError) else f'{type(error).__name__}: {error}'}); its trace is in {failure_log(spec, runs_dir)}; "
-                                                        "start the same command again to go on") from error
+            except Exception as error:
+                raise InputError(f"run {spec.key()[:12]} failed "
+                                 f"({error if isinstance(error, InputError) else f'{type(error).__name__}: {error}'}); "
+                                 f"its trace is in {failure_log(spec, runs_dir)}; "
+                                 "start the same command again to go on") from error
         return []
     try: done = run_parallel(partial(_run_unit, data=data, runs_dir=str(runs_dir)), missing, workers, scheduler,
                              f"runs ({len({c.spec.key() for c in cells}) - len(missing)} found)", progress)
@@ -1091,7 +1203,8 @@ def make_runs(
             if not _alive(path.name): shutil.rmtree(path, ignore_errors=True)
     failures = [d for d in done if isinstance(d, Failure)]
     for f in failures:
-        if not (log := failure_log(f.item, runs_dir)).exists(): write_atomically(log, f.reason)   # a lost worker could not
+        # a lost worker could not
+        if not (log := failure_log(f.item, runs_dir)).exists(): write_atomically(log, f.reason)
     return failures
 
 # %% ../nbs/50_ablations.ipynb #c045
@@ -1104,7 +1217,8 @@ def find_runs(
     for path in sorted(Path(runs_dir).glob(f"{prefix}*/result.json")):
         if path.parent.suffix == ".partial": continue     # of a process that writes it now
         spec, result = json.loads((path.parent/"spec.json").read_text()), json.loads(path.read_text())
-        rows.append(dict(key=path.parent.name, protocol=f"{spec['fold']['dataset']}/{spec['fold']['protocol']}", fold=spec["fold"]["name"],
+        rows.append(dict(key=path.parent.name, protocol=f"{spec['fold']['dataset']}/{spec['fold']['protocol']}",
+                         fold=spec["fold"]["name"],
                          variant=_variant_of(spec), seed=spec["seed"], **result))
     return rows
 
@@ -1112,16 +1226,19 @@ def _variant_of(spec:dict):
     "The name of the variant that a stored specification is, whatever its profile."
     if (method := spec.get("method", "ours")) != "ours": return method
     options = dict(model=ModelOptions(), training=TrainingOptions(), mcrea=MCREAOptions())
-    varied = {(part, k) for v in VARIANTS.values() for part in options for k in getattr(v, part)}   # what tells variants apart
+    # what tells variants apart
+    varied = {(part, k) for v in VARIANTS.values() for part in options for k in getattr(v, part)}
     return next((name for name, v in VARIANTS.items() if v.method == "ours" and v.scheme == spec["scheme"] and all(
         spec[part].get(k) == getattr(v, part).get(k, getattr(options[part], k)) for part, k in varied)), "another")
 
 def _outdated(spec:dict, profile):
     "Was this run made for the profile, and by earlier code, so that its key never comes up again?"
     name = _variant_of(spec)
-    if name not in VARIANTS or all(spec.get(k) == v for k, v in code_hashes(VARIANTS[name].method).items()): return False
+    if name not in VARIANTS or all(spec.get(k) == v for k, v in code_hashes(VARIANTS[name].method).items()):
+        return False
     wanted = json.loads(json.dumps(asdict(make_spec(profile, None, name, 0, dict(annotations="", frames="")))))
-    return all(spec[part].get(k, x) == x for part in ("model", "training", "mcrea", "scoring") for k, x in wanted[part].items())
+    return all(spec[part].get(k, x) == x for part in ("model", "training", "mcrea", "scoring")
+               for k, x in wanted[part].items())
 
 ABANDONED = 24*3600   # seconds without a change after which what an unfinished run left is taken for abandoned
 
@@ -1129,17 +1246,20 @@ def garbage(
     runs_dir:str|Path,   # folder of runs
     profile:Profile,
 ) -> list[Path]:         # folders and files
-    """What no run needs any more: finished runs of the profile that earlier code made, and what unfinished runs left behind: a checkpoint or a trace that
-    nothing touched for a day or whose run was finished since, a half-written folder whose process is gone, networks of runs that go. Runs of other profiles stay."""
+    """What no run needs any more: finished runs of the profile that earlier code made, and what unfinished runs left
+    behind: a checkpoint or a trace that nothing touched for a day or whose run was finished since, a half-written
+    folder whose process is gone, networks of runs that go. Runs of other profiles stay."""
     runs_dir, now = Path(runs_dir), time.time()
     finished = {p.parent: json.loads(p.read_text()) for p in sorted(runs_dir.glob("*/spec.json"))
                 if (p.parent/"result.json").exists() and p.parent.suffix != ".partial"}
     old = [folder for folder, spec in finished.items() if _outdated(spec, profile)]
     long_ago = lambda p: now - p.stat().st_mtime > ABANDONED
-    idle = lambda p: long_ago(p) or any((p.with_name(p.name.lstrip(".").split(".")[0])/name).exists() for name in ("result.json", "network.json"))
+    idle = lambda p: long_ago(p) or any((p.with_name(p.name.lstrip(".").split(".")[0])/name).exists()
+                                        for name in ("result.json", "network.json"))
     left = [p for ending in ("checkpoint", "failed.log", "part") for p in _left(runs_dir, ending) if idle(p)]
     kept = {_network_of(folder) for folder in finished if folder not in old}
-    alone = [p.parent for p in sorted(runs_dir.glob("networks/*/network.json")) if p.parent.name not in kept and (long_ago(p) or p.parent.name in map(_network_of, old))]
+    alone = [p.parent for p in sorted(runs_dir.glob("networks/*/network.json")) if p.parent.name not in kept
+             and (long_ago(p) or p.parent.name in map(_network_of, old))]
     return old + alone + left + [p for p in _left(runs_dir, "partial") if not _alive(p.name) or idle(p)]
 
 def _network_of(folder):

@@ -35,13 +35,15 @@ class GivenFace:
     points:np.ndarray|None = None  # float32 [68, 2] (x, y) pixels
 
 def _floats(values):
-    with np.errstate(over="ignore"): return np.array(values, np.float32)   # beyond the range is infinite, hence not usable
+    # beyond the range is infinite, hence not usable
+    with np.errstate(over="ignore"): return np.array(values, np.float32)
 
 def _given(box, eyes, points=None):
     "A face whose numbers have the right shape."
     box, eyes = box if box is None else _floats(box), eyes if eyes is None else _floats(eyes)
     points = None if points is None else _floats(points).reshape(-1, 2)
-    if box is not None and box.shape != (4,) or eyes is not None and eyes.shape != (2, 2): raise ValueError("a point is no pair of numbers")
+    if box is not None and box.shape != (4,) or eyes is not None and eyes.shape != (2, 2): raise ValueError(
+        "a point is no pair of numbers")
     return GivenFace(box, eyes, points)
 
 def read_face_json(
@@ -57,14 +59,15 @@ def read_face_json(
             (y1, x1), (y2, x2), right, left = (entry[key] for key in ("topleft", "bottomright", "reye", "leye"))
             faces[int(number)] = _given([x1, y1, x2, y2], [right[::-1], left[::-1]], entry.get("landmarks"))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error: raise InputError(
-        f"{path}: frame {str(number)[:20]}: {type(error).__name__} {error}; expected frame -> topleft, bottomright, leye, reye, "
-        "landmarks") from error
+        f"{path}: frame {str(number)[:20]}: {type(error).__name__} {error}; expected frame -> topleft, bottomright, "
+        "leye, reye, " "landmarks") from error
     return faces
 
 def _face_lines(path, n):
     "The numbers of each line, whether separated by commas or by spaces; the first is the frame."
     try: text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error: raise InputError(f"{path}: cannot be read as text ({error}); copy it again") from error
+    except (OSError, UnicodeDecodeError) as error: raise InputError(
+        f"{path}: cannot be read as text ({error}); copy it again") from error
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip(): continue
         try: values = [float(v) for v in line.replace(",", " ").split()]
@@ -83,7 +86,8 @@ def read_box_lines(
     path:str|Path,               # a `.face` file of Replay-Attack or CASIA-FASD
 ) -> dict[int, GivenFace]:       # by frame
     "Boxes given by corner and size."
-    return {frame: _given([x, y, x + w, y + h] if w or h else None, None) for frame, (x, y, w, h) in _face_lines(path, 5)}
+    return {frame: _given([x, y, x + w, y + h] if w or h else None, None)
+            for frame, (x, y, w, h) in _face_lines(path, 5)}
 
 def read_corner_lines(
     path:str|Path,               # a `.face` file of MSU-MFSD
@@ -99,14 +103,16 @@ def usable_face(
     if face is None or (face.box is None and face.eyes is None): return False
     low, high = (face.box[:2], face.box[2:]) if face.box is not None else face.eyes
     middle, apart = (low + high)/2, high - low
-    if not np.isfinite([*low, *high]).all() or not (middle >= 0).all() or not (middle <= shape[1::-1]).all(): return False
+    if not np.isfinite([*low, *high]).all() or not (middle >= 0).all() or not (middle <= shape[1::-1]).all():
+        return False
     return bool((apart > 0).all() if face.box is not None else np.abs(apart).max() > 0)
 
 # %% ../nbs/10_datasets.ipynb #c016
 LAYOUTS:dict[str, "Layout"] = {}  # data set name -> its layout; filled by the subclasses of `Layout`
 
 class Layout:
-    "How one data set lies on disk. A subclass registers itself; one that stores videos needs only the facts and `describe`."
+    """How one data set lies on disk. A subclass registers itself; one that stores videos needs only the facts and
+    `describe`."""
     name = ""                 # as in `Presentation.dataset`
     title = ""                # as people write it
     distributor = ""          # who gives it out
@@ -121,14 +127,19 @@ class Layout:
     def __init_subclass__(cls): LAYOUTS[cls.name] = cls()
 
     def describe(self, field:dict) -> dict:
-        "`subject, session, device, species` and whatever else the name tells (goes to `attrs`), or `ValueError` with a reason."
-        raise NotImplementedError(f"{type(self).__name__} has no rule for what its names say: a layout writes `describe`")
+        """`subject, session, device, species` and whatever else the name tells (goes to `attrs`), or `ValueError` with
+        a reason."""
+        raise NotImplementedError(f"{type(self).__name__} has no rule for what its names say: a layout writes "
+                                  "`describe`")
 
-    def size(self, p) -> tuple[int, int]|None: return None            # (width, height) of an upright frame, where the release has one
+    # (width, height) of an upright frame, where the release has one
+    def size(self, p) -> tuple[int, int]|None: return None
     def release(self, present) -> Iterable[str]: return ()            # paths of the whole release where rules give them
-    def defects(self) -> dict[str, str]: return {}                    # path -> what is known to be wrong with that file in the release
+    # path -> what is known to be wrong with that file in the release
+    def defects(self) -> dict[str, str]: return {}
 
-    def whole(self, p) -> bool: return True                           # frames of the camera, which given faces refer to, or face crops?
+    # frames of the camera, which given faces refer to, or face crops?
+    def whole(self, p) -> bool: return True
     def count(self, p) -> int: return count_video_frames(p.path)
     def frames(self, p, indices) -> Iterator[np.ndarray]: return video_frames(p.path, indices)
     def depth(self, p, indices) -> Iterator[np.ndarray]|None: return None  # no depth sensor
@@ -156,7 +167,8 @@ def presentation_of(
     if not match: raise ValueError(f"the name does not follow {layout.grammar.pattern}")
     facts = layout.describe(match.groupdict())
     fields = {key: facts.pop(key) for key in ("subject", "session", "device", "species")}
-    return Presentation(id=f"{dataset}/{inside}", dataset=dataset, path=str(path), attrs=dict(origin=origin, **facts), **fields)
+    return Presentation(id=f"{dataset}/{inside}", dataset=dataset, path=str(path),
+                        attrs=dict(origin=origin, **facts), **fields)
 
 # %% ../nbs/10_datasets.ipynb #c020
 class OULU(Layout):
@@ -164,8 +176,11 @@ class OULU(Layout):
     name, title, distributor = "oulu_npu", "OULU-NPU", "the University of Oulu"
     aliases = ("oulu", "oulunpu")
     folders = ("Train_files", "Dev_files", "Test_files")
-    grammar = re.compile(r"(?P<folder>Train|Dev|Test)_files/(?P<phone>[1-6])_(?P<session>[1-3])_(?P<user>\d{2})_(?P<file>[1-5])", re.ASCII)
-    phones = ("Samsung Galaxy S6 edge", "HTC Desire EYE", "MEIZU X5", "ASUS Zenfone Selfie", "Sony XPERIA C5 Ultra Dual", "OPPO N3")
+    grammar = re.compile(
+        r"(?P<folder>Train|Dev|Test)_files/(?P<phone>[1-6])_(?P<session>[1-3])_(?P<user>\d{2})_(?P<file>[1-5])",
+        re.ASCII)
+    phones = ("Samsung Galaxy S6 edge", "HTC Desire EYE", "MEIZU X5", "ASUS Zenfone Selfie",
+              "Sony XPERIA C5 Ultra Dual", "OPPO N3")
     instruments = {"1": BONA_FIDE, "2": "print_1", "3": "print_2", "4": "replay_1", "5": "replay_2"}
     faces, faces_suffix = staticmethod(read_eye_lines), ".txt"
 
@@ -196,14 +211,16 @@ class CASIA(Layout):
 
     def release(self, present):
         stems = (*"12345678", *(f"HR_{i}" for i in range(1, 5)))
-        return (f"{split}_release/{client}/{stem}" for split, n in (("train", 20), ("test", 30)) for client in range(1, n + 1) for stem in stems)
+        return (f"{split}_release/{client}/{stem}" for split, n in (("train", 20), ("test", 30))
+                for client in range(1, n + 1) for stem in stems)
 
     def describe(self, field):
         stem, client = field["stem"], int(field["client"]) + (20 if field["split"] == "test" else 0)
         number = int(stem[-1])
         kind = "HR" if stem.startswith("HR") else "odd" if number % 2 else "even"
         species = self.species[number - 1 if kind == "HR" else (number - 1)//2]
-        return dict(subject=str(client), session="", device=kind, species=species, instrument=species, split=field["split"], stem=stem)
+        return dict(subject=str(client), session="", device=kind, species=species, instrument=species,
+                    split=field["split"], stem=stem)
 
 # %% ../nbs/10_datasets.ipynb #c024
 class ReplayAttack(Layout):
@@ -213,20 +230,24 @@ class ReplayAttack(Layout):
     folders = tuple(f"{split}/{kind}" for split in ("train", "devel", "test") for kind in ("real", "attack"))
     grammar = re.compile(
         r"(?P<set>train|devel|test)/(?:"
-        r"real/client(?P<client>\d{3})_session(?P<session>\d{2})_webcam_authenticate_(?P<light>controlled|adverse)_(?P<take>\d+)|"
-        r"attack/(?P<support>fixed|hand)/attack_(?P<instrument>print|mobile|highdef)_client(?P<client_>\d{3})_session(?P<session_>\d{2})_"
+        r"real/client(?P<client>\d{3})_session(?P<session>\d{2})_webcam_authenticate_"
+        r"(?P<light>controlled|adverse)_(?P<take>\d+)|"
+        r"attack/(?P<support>fixed|hand)/attack_(?P<instrument>print|mobile|highdef)_"
+        r"client(?P<client_>\d{3})_session(?P<session_>\d{2})_"
         r"(?P<sample_device>mobile|highdef)_(?P<sample>photo|video)_(?P<light_>controlled|adverse))", re.ASCII)
     faces, faces_folder = staticmethod(read_box_lines), "face-locations"
 
     def size(self, p): return 320, 240
 
     def release(self, present):   # client numbers are sparse: those that are there, each with all its clips
-        pictures = ("print", "highdef_photo"), ("mobile", "mobile_photo"), ("mobile", "mobile_video"), ("highdef", "highdef_photo"), ("highdef", "highdef_video")
+        pictures = ("print", "highdef_photo"), ("mobile", "mobile_photo"), ("mobile", "mobile_video"), (
+            "highdef", "highdef_photo"), ("highdef", "highdef_video")
         for split, client, session in dict.fromkeys((p.id.split("/")[1], p.subject, p.session) for p in present):
             who = f"client{client}_session{session}"
             for light in ("controlled", "adverse"):
                 yield from (f"{split}/real/{who}_webcam_authenticate_{light}_{take}" for take in (1, 2))
-                yield from (f"{split}/attack/{support}/attack_{device}_{who}_{picture}_{light}" for support in ("fixed", "hand") for device, picture in pictures)
+                yield from (f"{split}/attack/{support}/attack_{device}_{who}_{picture}_{light}"
+                            for support in ("fixed", "hand") for device, picture in pictures)
 
     def describe(self, field):
         field = {key.rstrip("_"): value for key, value in field.items() if value is not None}  # the half that matched
@@ -235,7 +256,8 @@ class ReplayAttack(Layout):
         return dict(subject=field["client"], session=field["session"], device="webcam", species=species,
                     instrument={"prints": "print", "replay": f"{instrument}_{sample}"}.get(species, BONA_FIDE),
                     split={"devel": "dev"}.get(field["set"], field["set"]), light=field["light"],
-                    support=field.get("support", ""), take=field.get("take", ""), sample=f"{field.get('sample_device', '')}_{sample or ''}".strip("_"))
+                    support=field.get("support", ""), take=field.get("take", ""),
+                    sample=f"{field.get('sample_device', '')}_{sample or ''}".strip("_"))
 
 # %% ../nbs/10_datasets.ipynb #c028
 # species -> type -> instrument numbers, of all released presentations
@@ -267,7 +289,8 @@ def stream_times(
     where = f"{stream.file.filename}: timestamps of {stream.name}"
     try: times = _numbers(stream.attrs["timestamps"])
     except InputError as error: raise InputError(f"{where}: {error}; expected one number per frame") from error
-    if len(times) != len(stream): raise InputError(f"{where}: {len(times)} numbers for {len(stream)} frames; expected one each")
+    if len(times) != len(stream): raise InputError(
+        f"{where}: {len(times)} numbers for {len(stream)} frames; expected one each")
     return times
 
 def nearest_frames(
@@ -283,20 +306,24 @@ def registration(
     stream,         # an HDF5 dataset, [frames, height, width, ...]
     target,         # another one
 ) -> np.ndarray:    # float [3, 3], homogeneous (x, y) of `stream` -> of `target`
-    "The projective map between two WMCA streams, from the four markers of each or, without markers, from the frames' corners."
+    """The projective map between two WMCA streams, from the four markers of each or, without markers, from the frames'
+    corners."""
     import cv2
     def markers(s):
         points = _numbers(s.attrs["markers"])
         if points.size == 8: return points.reshape(4, 2)
-        raise InputError(f"{s.file.filename}: markers of {s.name}: {points.size} numbers; expected 8, four corners (x, y)")
+        raise InputError(f"{s.file.filename}: markers of {s.name}: {points.size} numbers; expected 8, four "
+                         "corners (x, y)")
     def frame(s): return np.array([(0, 0), (1, 0), (1, 1), (0, 1)])*(s.shape[2] - 1, s.shape[1] - 1)
     points = markers if all("markers" in s.attrs for s in (stream, target)) else frame
     return cv2.getPerspectiveTransform(points(stream).astype(np.float32), points(target).astype(np.float32))
 
 # %% ../nbs/10_datasets.ipynb #c029
 DECODING = ("channels",)  # attributes that decoding needs; they do not tell what was presented
-PLANES = {"rgb": ("red", "green", "blue"), "gray": ("gray",), "depth": ("depth",), "infrared": ("infrared",), "thermal": ("thermal",)}  # channel -> planes
-FOUR_PLANES = "grey, depth, infrared, thermal (--channels gray,depth,infrared,thermal) or colour and depth (--channels rgb,depth)"
+PLANES = {"rgb": ("red", "green", "blue"), "gray": ("gray",), "depth": ("depth",), "infrared": ("infrared",),
+          "thermal": ("thermal",)}   # channel -> planes
+FOUR_PLANES = ("grey, depth, infrared, thermal (--channels gray,depth,infrared,thermal) or colour and depth "
+               "(--channels rgb,depth)")
 
 def plane_names(
     channels:str|Iterable[str],   # `rgb,depth` or (`rgb`, `depth`), in the order of the file
@@ -304,7 +331,8 @@ def plane_names(
     "The planes of a preprocessed container."
     names = [c.strip().lower() for c in (channels.split(",") if isinstance(channels, str) else channels)]
     if unknown := [c for c in names if c not in PLANES]: raise InputError(
-        f"channel {unknown[0]!r} is unknown; use some of {', '.join(PLANES)} in the order of the file, e.g. rgb,depth", code=2)
+        f"channel {unknown[0]!r} is unknown; use some of {', '.join(PLANES)} in the order of the file, e.g. "
+        "rgb,depth", code=2)
     return tuple(plane for c in names for plane in PLANES[c])
 
 @contextmanager
@@ -320,10 +348,12 @@ def open_hdf5(
     with file:
         try: yield file
         except InputError: raise
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, OverflowError,
+                MemoryError) as error:
             raise InputError(hdf5_trouble(path, error, file)) from error
 
-FILTERS = {32000: "LZF", 32001: "Blosc", 32004: "LZ4", 32008: "bitshuffle", 32013: "zfp", 32015: "Zstandard", 32026: "Blosc2"}
+FILTERS = {32000: "LZF", 32001: "Blosc", 32004: "LZ4", 32008: "bitshuffle", 32013: "zfp", 32015: "Zstandard",
+           32026: "Blosc2"}
 
 def hdf5_trouble(
     path:str|Path,
@@ -333,9 +363,10 @@ def hdf5_trouble(
     "What keeps an HDF5 file from being read, and what helps."
     import h5py
     text = str(error).strip("\"'")
-    if re.search(r"\block", text.lower()): return (
-        f"{path}: is locked: another process writes it, or its file system knows no locks ({text}); close the other process, or set "
-        "the environment variable HDF5_USE_FILE_LOCKING=FALSE")
+    if re.search(r"\block", text.lower()):
+        return (
+            f"{path}: is locked: another process writes it, or its file system knows no locks ({text}); close the "
+            "other process, or set " "the environment variable HDF5_USE_FILE_LOCKING=FALSE")
     absent = set()
     def visit(name, item):
         if not isinstance(item, h5py.Dataset): return
@@ -345,9 +376,11 @@ def hdf5_trouble(
     try:
         if file: file.visititems(visit)
     except Exception: absent.clear()     # it is damaged, too
-    if absent: return (
-        f"{path}: is compressed with {', '.join(FILTERS.get(k, f'filter {k}') for k in sorted(absent))}, which this HDF5 does not know; "
-        "install the plugin, pip install hdf5plugin, or name its folder in HDF5_PLUGIN_PATH")
+    if absent:
+        return (
+            f"{path}: is compressed with {', '.join(FILTERS.get(k, f'filter {k}') for k in sorted(absent))}, which "
+            "this HDF5 does not know; "
+            "install the plugin, pip install hdf5plugin, or name its folder in HDF5_PLUGIN_PATH")
     return f"{path}: cannot be opened as HDF5 ({text}); is it complete? copy it again from the data set"
 
 def frame_keys(
@@ -363,7 +396,8 @@ def container_of(
     if WMCA.color_stream in file: return "raw"
     if "data" in file and getattr(file["data"], "ndim", 0) == 4: return "video"
     if frame_keys(file): return "frames"
-    raise InputError(f"{file.filename}: holds {', '.join(list(file)[:5]) or 'nothing'}; expected a stream {WMCA.color_stream} (raw recording), "
+    raise InputError(f"{file.filename}: holds {', '.join(list(file)[:5]) or 'nothing'}; expected a stream "
+                     f"{WMCA.color_stream} (raw recording), "
                      "an array data [frames, planes, height, width] or groups Frame_<i> (face crops)")
 
 def frame_shape(
@@ -373,7 +407,8 @@ def frame_shape(
     kind = container_of(file)
     if kind != "frames": return file[WMCA.color_stream if kind == "raw" else "data"].shape[1:]
     try: return file[f"{frame_keys(file)[0]}/array"].shape
-    except KeyError as error: raise InputError(f"{file.filename}: {frame_keys(file)[0]} holds no array; copy the file again") from error
+    except KeyError as error: raise InputError(
+        f"{file.filename}: {frame_keys(file)[0]} holds no array; copy the file again") from error
 
 # %% ../nbs/10_datasets.ipynb #c030
 class WMCA(Layout):
@@ -381,8 +416,10 @@ class WMCA(Layout):
     name, title, distributor = "wmca", "WMCA", "the Idiap Research Institute"
     folders, extensions = ("face-station",), (".h5", ".hdf5")
     grammar = re.compile(r"face-station/(?P<date>\d{2}\.\d{2}\.\d{2})/"
-                         r"(?P<client>\d{3})_(?P<session>\d{2})_(?P<presenter>\d{3})_(?P<type>\d)_(?P<pai>\d{2,3})", re.ASCII)
-    color_stream, depth_stream = "intelsr300_bgr", "intelsr300_depth"   # uint8 [n, h, w, BGR] and uint16 [n, h, w], 0 = no measurement
+                         r"(?P<client>\d{3})_(?P<session>\d{2})_(?P<presenter>\d{3})_(?P<type>\d)_(?P<pai>\d{2,3})",
+                         re.ASCII)
+    # uint8 [n, h, w, BGR] and uint16 [n, h, w], 0 = no measurement
+    color_stream, depth_stream = "intelsr300_bgr", "intelsr300_depth"
     other_streams = "intelsr300_ir", "seek_ir"
     mm_per_unit = .125   # of the depth stream, from the sensor's data sheet; not verified on the release
     faces, faces_suffix = staticmethod(read_face_json), ".json"
@@ -400,7 +437,8 @@ class WMCA(Layout):
     def count(self, p):
         with open_hdf5(p.path) as file:
             kind = container_of(file)
-            return len(frame_keys(file)) if kind == "frames" else len(file[self.color_stream if kind == "raw" else "data"])
+            return len(frame_keys(file)) if kind == "frames" else len(file[self.color_stream
+                                                                           if kind == "raw" else "data"])
 
     def frames(self, p, indices):
         with open_hdf5(p.path) as file:
@@ -408,8 +446,10 @@ class WMCA(Layout):
                 for i in indices: yield np.ascontiguousarray(self._frame(file[self.color_stream], i)[..., ::-1])
                 return
             for planes in self._crops(p, file, indices):
-                picture = [planes[name] for name in (PLANES["rgb"] if "red" in planes else ("gray",)*3) if name in planes]
-                if len(picture) != 3: raise InputError(f"{p.path}: channels {', '.join(planes)} hold no picture; expected rgb or gray among them")
+                picture = [planes[name] for name in (PLANES["rgb"] if "red" in planes else ("gray",)*3)
+                           if name in planes]
+                if len(picture) != 3: raise InputError(
+                    f"{p.path}: channels {', '.join(planes)} hold no picture; expected rgb or gray among them")
                 yield np.stack(picture, -1)
 
     def depth(self, p, indices):
@@ -420,12 +460,15 @@ class WMCA(Layout):
                     if "depth" not in planes: raise InputError(f"{p.path}: channels {', '.join(planes)} hold no depth")
                     yield planes["depth"].astype(np.float32)
                 return
-            if self.depth_stream not in file: raise InputError(f"{p.path}: holds {', '.join(file)} but no stream {self.depth_stream}")
+            if self.depth_stream not in file: raise InputError(
+                f"{p.path}: holds {', '.join(file)} but no stream {self.depth_stream}")
             depth, color = file[self.depth_stream], file[self.color_stream]
-            if not len(depth): raise InputError(f"{p.path}: stream {self.depth_stream} holds no frame; copy the file again")
+            if not len(depth): raise InputError(
+                f"{p.path}: stream {self.depth_stream} holds no frame; copy the file again")
             nearest, transform, (h, w) = nearest_frames(depth, color), registration(depth, color), color.shape[1:3]
             for i in indices:  # nearest neighbour: a mean of a surface and a hole would be neither
-                yield cv2.warpPerspective(self._frame(depth, nearest[i]).astype(np.float32), transform, (w, h), flags=cv2.INTER_NEAREST)
+                yield cv2.warpPerspective(self._frame(depth, nearest[i]).astype(np.float32), transform, (w, h),
+                                          flags=cv2.INTER_NEAREST)
 
     def _crops(self, p, file, indices):
         "The planes of each crop by name."
@@ -437,8 +480,10 @@ class WMCA(Layout):
             crop = self._frame(file["data"], i) if kind == "video" else self._frame(file, f"{keys[i]}/array")
             crop = crop[None] if crop.ndim == 2 else crop
             if len(crop) != len(names): raise InputError(
-                f"{p.path}: frame {i} has {len(crop)} planes, the channels name {len(names)} ({', '.join(names)}); four planes are {FOUR_PLANES}")
-            if crop.dtype != np.uint8: raise InputError(f"{p.path}: frame {i} is {crop.dtype}, expected planes of 8 bits")
+                f"{p.path}: frame {i} has {len(crop)} planes, the channels name {len(names)} ({', '.join(names)}); "
+                f"four planes are {FOUR_PLANES}")
+            if crop.dtype != np.uint8: raise InputError(
+                f"{p.path}: frame {i} is {crop.dtype}, expected planes of 8 bits")
             yield dict(zip(names, crop))
 
     def _frame(self, stream, i):
@@ -446,7 +491,8 @@ class WMCA(Layout):
         except (OSError, KeyError) as error:
             trouble = hdf5_trouble(stream.file.filename, error, stream.file)
             if "compressed with" in trouble: raise InputError(trouble) from error
-            raise InputError(f"{stream.file.filename}: frame {i} of {stream.name} cannot be read ({error}); copy the file again") from error
+            raise InputError(f"{stream.file.filename}: frame {i} of {stream.name} cannot be read ({error}); copy the "
+                             "file again") from error
 
 # %% ../nbs/10_datasets.ipynb #c037
 class MSU(Layout):
@@ -454,15 +500,18 @@ class MSU(Layout):
     name, title, distributor = "msu_mfsd", "MSU-MFSD", "Michigan State University"
     aliases = ("msu", "mfsd")
     folders = ("scene01",)
-    grammar = re.compile(r"scene01/(?P<kind>real|attack)/(?P=kind)_client(?P<client>\d{3})_(?P<camera>android|laptop)_SD"
-                         r"(?:_(?P<instrument>ipad_video|iphone_video|printed_photo))?_scene01", re.ASCII)
-    clients = 1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 21, 22, 23, 24, 26, 28, 29, 30, 32, 33, 34, 35, 36, 37, 39, 42, 48, 49, 50, 51, 53, 54, 55
+    grammar = re.compile(
+        r"scene01/(?P<kind>real|attack)/(?P=kind)_client(?P<client>\d{3})_(?P<camera>android|laptop)_SD"
+        r"(?:_(?P<instrument>ipad_video|iphone_video|printed_photo))?_scene01", re.ASCII)
+    clients = (1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 21, 22, 23, 24, 26, 28,
+               29, 30, 32, 33, 34, 35, 36, 37, 39, 42, 48, 49, 50, 51, 53, 54, 55)
     turned = 3, 5, 6, 7, 8, 9
     faces = staticmethod(read_corner_lines)
 
     def describe(self, field):
         instrument = field["instrument"]
-        if (instrument is None) != (field["kind"] == "real"): raise ValueError("a real clip has no instrument and an attack has one")
+        if (instrument is None) != (field["kind"] == "real"): raise ValueError(
+            "a real clip has no instrument and an attack has one")
         return dict(subject=field["client"], session="1", device=field["camera"], instrument=instrument or BONA_FIDE,
                     species={None: BONA_FIDE, "printed_photo": "prints"}.get(instrument, "replay"))
 
@@ -470,19 +519,28 @@ class MSU(Layout):
         for client in self.clients:
             for camera in ("android", "laptop"):
                 yield f"scene01/real/real_client{client:03}_{camera}_SD_scene01"
-                yield from (f"scene01/attack/attack_client{client:03}_{camera}_SD_{i}_scene01" for i in ("ipad_video", "iphone_video", "printed_photo"))
+                yield from (f"scene01/attack/attack_client{client:03}_{camera}_SD_{i}_scene01"
+                            for i in ("ipad_video", "iphone_video", "printed_photo"))
 
-    def defects(self): return {f"scene01/real/real_client{client:03}_android_SD_scene01": "stored upside down or turned, its face boxes are unreliable"
-                               for client in self.turned}
+    def defects(self):
+        return {f"scene01/real/real_client{client:03}_android_SD_scene01": "stored upside down or turned, its face "
+                "boxes are unreliable"
+                for client in self.turned}
 
 # %% ../nbs/10_datasets.ipynb #c041
-SPLIT_WORDS = {"train": "train", "dev": "dev", "devel": "dev", "val": "dev", "test": "test", "eval": "test", "": ""}  # word in a table -> split
+# word in a table -> split
+SPLIT_WORDS = {"train": "train", "dev": "dev", "devel": "dev", "val": "dev", "test": "test", "eval": "test", "": ""}
 
 # what people call them elsewhere -> what is probably meant; never taken without asking
-SPECIES_HINTS = {**dict.fromkeys(("real", "live", "genuine", "bf", "0"), "bona_fide"), **dict.fromkeys(("photo", "paper", "printed", "poster"), "prints"),
+SPECIES_HINTS = {**dict.fromkeys(("real", "live", "genuine", "bf", "0"), "bona_fide"),
+                 **dict.fromkeys(("photo", "paper", "printed", "poster"), "prints"),
                  **dict.fromkeys(("video", "screen", "display", "tablet", "phone"), "replay"),
-                 **dict.fromkeys(("mask", "3dmask", "resinmask"), "rigidmask"), **dict.fromkeys(("siliconemask", "latexmask"), "flexiblemask"), **dict.fromkeys(("mannequin", "head"), "fakehead")}
-SPLIT_HINTS = dict.fromkeys(("training", "fit"), "train") | dict.fromkeys(("validation", "valid", "tune"), "dev") | dict.fromkeys(("testing", "evaluation"), "test")
+                 **dict.fromkeys(("mask", "3dmask", "resinmask"), "rigidmask"),
+                 **dict.fromkeys(("siliconemask", "latexmask"), "flexiblemask"),
+                 **dict.fromkeys(("mannequin", "head"), "fakehead")}
+SPLIT_HINTS = dict.fromkeys(("training", "fit"),
+                            "train") | dict.fromkeys(("validation", "valid", "tune"),
+                                                     "dev") | dict.fromkeys(("testing", "evaluation"), "test")
 
 class UnknownWord(ValueError):
     "A word in a table that stands for nothing: a mistake of the whole table rather than of a file."
@@ -503,36 +561,44 @@ class Table(Layout):
         inside = os.path.relpath(path, folder).replace(os.sep, "/").replace("../", "up/")
         attrs = dict(origin=origin, instrument=row.get("instrument") or species) | ({"split": split} if split else {})
         if row.get("depth_path"): attrs |= dict(depth_path=_own_path(folder, row["depth_path"]), **depth_reading(row))
-        return Presentation(f"table/{inside}", "table", row.get("subject") or inside, row.get("session", ""), row.get("device", ""), species, path, attrs)
+        return Presentation(f"table/{inside}", "table", row.get("subject") or inside, row.get("session", ""),
+                            row.get("device", ""), species, path, attrs)
 
     def depth(self, p, indices):
         if not (path := p.attrs.get("depth_path")): return None
         sizes = look(p.path).sizes
-        if len(sizes) > 1: raise InputError(f"{p.path}: frames change their size, depth cannot be laid over them; cut the clip where it changes")
-        return depth_maps(path, indices, sizes[0][::-1], p.attrs.get("depth_polarity", "near_is_small"), p.attrs.get("depth_unit_given", True))
+        if len(sizes) > 1: raise InputError(
+            f"{p.path}: frames change their size, depth cannot be laid over them; cut the clip where it changes")
+        return depth_maps(path, indices, sizes[0][::-1], p.attrs.get("depth_polarity", "near_is_small"),
+                          p.attrs.get("depth_unit_given", True))
 
 def _plain(word): return re.sub(r"[\s_-]+", "", word.lower())
 
 def _unknown(what, word, words, hints):
     "What is wrong with a word of a table, and which one was meant."
     near = hints.get(_plain(word)) or next(iter(get_close_matches(word.lower(), list(map(str, words)), 1)), "")
-    return f"{what} {word!r} is unknown; " + (f"is {near} meant? It is " if near else "use ") + f"one of {', '.join(words)}"
+    return f"{what} {word!r} is unknown; " + (f"is {near} meant? It is " if near
+                                              else "use ") + f"one of {', '.join(words)}"
 
 _SPECIES_WORDS = {_plain(s): str(s) for s in Species}
 
 def _own_path(folder, path):
     "A path of a table; backslashes of Windows are separators where no file has them in its name."
     found = os.path.normpath(os.path.join(folder, path))
-    if "\\" in path and not os.path.exists(found): found = os.path.normpath(os.path.join(folder, path.replace("\\", "/")))
+    if "\\" in path and not os.path.exists(found):
+        found = os.path.normpath(os.path.join(folder, path.replace("\\", "/")))
     return found
 
 # %% ../nbs/10_datasets.ipynb #c045
-MARKER, UNFINISHED = "RENDERED.json", "RENDERING.json"  # in the root of a rendered data set, and of one not yet complete
+# in the root of a rendered data set, and of one not yet complete
+MARKER, UNFINISHED = "RENDERED.json", "RENDERING.json"
 CAN_RENDER = ("wmca", "oulu_npu", "casia_fasd", "replay_attack")   # the layouts that `fas_synth` writes
 
 def find_root(
     name:str,         # data set, any spelling
-    root:str|Path,    # the data set's folder, or the folder around it; for `table` the file, or the folder that holds `table.csv` or `table.parquet`
+    # the data set's folder, or the folder around it; for `table` the file, or the folder that holds `table.csv` or
+    # `table.parquet`
+    root:str|Path,
 ) -> Path:
     "The folder that directly holds the data set's folders; for `table` the file."
     layout = LAYOUTS[dataset_name(name)]
@@ -540,30 +606,37 @@ def find_root(
     if layout.name == "table":
         found = next((p for p in (given, given/"table.csv", given/"table.parquet") if p.is_file()), None)
         if root and found: return found
-        raise InputError(f"no table at {str(root or '')!r}; give a CSV or Parquet file, or a folder that holds table.csv or table.parquet", code=2)
+        raise InputError(f"no table at {str(root or '')!r}; give a CSV or Parquet file, or a folder that holds "
+                         "table.csv or table.parquet", code=2)
     if not root or not given.is_dir(): raise InputError(
-        f"{layout.title}: there is no folder {str(root or '')!r}; expected the folder that holds {looked}. {layout.title} is given out by "
-        f"{layout.distributor} under a signed agreement and never downloaded here; `fas_synth` renders a stand-in", code=2)
+        f"{layout.title}: there is no folder {str(root or '')!r}; expected the folder that holds {looked}. "
+        f"{layout.title} is given out by " f"{layout.distributor} under a signed agreement and never downloaded here; "
+        "`fas_synth` renders a stand-in", code=2)
     children = sorted(d for d in given.iterdir() if d.is_dir())
     found = [d for d in (given, *children) if any((d/f).is_dir() for f in layout.folders)]
     if not found: raise InputError(
-        f"{layout.title}: {given} holds {', '.join(d.name for d in children[:5]) or 'no folder'}; looked there and one level deeper for "
-        f"{looked}; point the path at the folder that contains {layout.folders[0]}", code=2)
+        f"{layout.title}: {given} holds {', '.join(d.name for d in children[:5]) or 'no folder'}; looked there and one "
+        "level deeper for " f"{looked}; point the path at the folder that contains {layout.folders[0]}", code=2)
     if given in found: return given
-    def readable(d): return any(entry.name.lower().endswith(layout.extensions) for f in layout.folders for entry in walk(d/f))
-    if len(found) > 1: found = [d for d in found if readable(d)] or found   # the truth of rendered data lies beside in the same folders
+    def readable(d):
+        return any(entry.name.lower().endswith(layout.extensions) for f in layout.folders for entry in walk(d/f))
+    # the truth of rendered data lies beside in the same folders
+    if len(found) > 1: found = [d for d in found if readable(d)] or found
     if len(found) > 1: raise InputError(
-        f"{layout.title}: {given} holds {len(found)} copies ({', '.join(d.name for d in found[:5])}); point the path at one of them", code=2)
+        f"{layout.title}: {given} holds {len(found)} copies ({', '.join(d.name for d in found[:5])}); point the path "
+        "at one of them", code=2)
     return found[0]
 
 def data_origin(
     root:str|Path,  # a data set's folder, or the folder around it, or a table
 ) -> str:           # `rendered` or `real`
-    "Was this data set rendered? One marker, here or one level deeper, marks the whole folder, and a table with a file in such a folder."
+    """Was this data set rendered? One marker, here or one level deeper, marks the whole folder, and a table with a
+    file in such a folder."""
     root = Path(root).expanduser()
     table = next((p for p in (root, root/"table.csv", root/"table.parquet") if p.is_file()), None)
     if table: root = table.parent
-    found = any(any(root.glob(f"{depth}{name}")) for depth in ("", "*/") for name in (MARKER, UNFINISHED)) or table and _lists_rendered(table)
+    found = any(any(root.glob(f"{depth}{name}")) for depth in ("", "*/")
+                for name in (MARKER, UNFINISHED)) or table and _lists_rendered(table)
     return "rendered" if found else "real"
 
 def _lists_rendered(table):
@@ -590,7 +663,9 @@ def walk(
         for entry in entries:
             if is_junk(entry.name): continue
             if entry.is_dir():
-                if entry.is_symlink() and (real := os.path.realpath(entry.path)) not in seen: seen.add(real); todo.append(entry.path)
+                if entry.is_symlink() and (real := os.path.realpath(entry.path)) not in seen:
+                    seen.add(real)
+                    todo.append(entry.path)
                 elif not entry.is_symlink(): todo.append(entry.path)
             else: yield entry
 
@@ -601,10 +676,13 @@ class Scan:
     origin:str                         # `rendered` or `real`
     presentations:list[Presentation]
     strangers:list[tuple[str, str]] = field(default_factory=list)  # (path, why it was left out)
-    doubles:list[tuple[str, str]] = field(default_factory=list)    # (path, path of the same presentation that was taken)
+    # (path, path of the same presentation that was taken)
+    doubles:list[tuple[str, str]] = field(default_factory=list)
     missing:list[str] = field(default_factory=list)                # listed in the table, not on disk
-    unknown:list[tuple[str, str]] = field(default_factory=list)    # (line of the table, its species or split that is none)
-    contradictions:list[tuple[str, str]] = field(default_factory=list)  # (lines of the table, what they say of one file)
+    # (line of the table, its species or split that is none)
+    unknown:list[tuple[str, str]] = field(default_factory=list)
+    # (lines of the table, what they say of one file)
+    contradictions:list[tuple[str, str]] = field(default_factory=list)
     repairs:list[str] = field(default_factory=list)                # what was put right on reading the table
     links:list[tuple[str, str]] = field(default_factory=list)      # (path, where it leads), out of the root or nowhere
     denied:list[tuple[str, str]] = field(default_factory=list)     # (folder, why it cannot be read)
@@ -613,8 +691,10 @@ class Scan:
     def left_out(self) -> tuple[str, ...]:   # a line each; of a table only, a release has its validator
         "What a user's table names and what is not used."
         if self.root.is_dir(): return ()
-        kinds = ([f"{where}: {why}" for where, why in self.strangers], [f"{path} is not on disk" for path in self.missing])
-        return tuple(f"{', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}; left out" for found in kinds if found)
+        kinds = ([f"{where}: {why}" for where, why in self.strangers],
+                 [f"{path} is not on disk" for path in self.missing])
+        return tuple(f"{', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}; left out"
+                     for found in kinds if found)
 
     def relative(self, path) -> str:
         "A path as the findings print it."
@@ -644,7 +724,8 @@ def scan_dataset(
         for entry in sorted(walk(top, scan.denied), key=lambda e: e.path):
             stem, dot, extension = entry.path[start:].rpartition(".")
             if dot + extension.lower() not in layout.extensions: continue
-            if entry.is_symlink() and (not os.path.exists(entry.path) or not os.path.realpath(entry.path).startswith(inside_root)):
+            if entry.is_symlink() and (not os.path.exists(entry.path)
+                                       or not os.path.realpath(entry.path).startswith(inside_root)):
                 scan.links.append((scan.relative(entry.path), os.readlink(entry.path)))
                 if not os.path.exists(entry.path): continue
             inside = f"{folder}/{stem.replace(os.sep, '/')}"
@@ -679,7 +760,9 @@ def _scan_table(path):
         real = os.path.realpath(p.path)
         if real in lines:
             first, number = lines[real]
-            if says := _contradiction(first, p): scan.contradictions.append((f"{path.name} lines {number} and {line}", f"{scan.relative(p.path)} {says}"))
+            if says := _contradiction(first, p):
+                scan.contradictions.append((f"{path.name} lines {number} and {line}",
+                                            f"{scan.relative(p.path)} {says}"))
             else: scan.doubles.append((f"{where}: {scan.relative(p.path)}", scan.relative(first.path)))
             continue
         lines[real] = p, line
@@ -691,14 +774,19 @@ def _scan_table(path):
 
 def _contradiction(a, b):
     "What two lines about one file say differently."
-    facts = [dict(species=p.species, subject=p.subject, session=p.session, device=p.device) | {k: p.attrs.get(k, "") for k in
-             ("split", "instrument", "depth_path", "depth_mm_per_unit", "depth_polarity")} for p in (a, b)]
-    if a.id != b.id and a.id == f"table/{a.subject}" and b.id == f"table/{b.subject}": facts[1]["subject"] = facts[0]["subject"]   # none is given
-    return ", ".join(f"has {key} {facts[0][key]!s} and {facts[1][key]!s}" for key in facts[0] if facts[0][key] != facts[1][key])
+    facts = [dict(species=p.species, subject=p.subject, session=p.session, device=p.device)
+             | {k: p.attrs.get(k, "") for k in
+("split", "instrument", "depth_path", "depth_mm_per_unit", "depth_polarity")} for p in (a, b)]
+    # none is given
+    if a.id != b.id and a.id == f"table/{a.subject}" and b.id == f"table/{b.subject}":
+        facts[1]["subject"] = facts[0]["subject"]
+    return ", ".join(f"has {key} {facts[0][key]!s} and {facts[1][key]!s}"
+                     for key in facts[0] if facts[0][key] != facts[1][key])
 
 # %% ../nbs/10_datasets.ipynb #c047
 def open_dataset(
-    name:str,                      # key of `LAYOUTS` or another spelling: `wmca`, `oulu_npu`, `casia_fasd`, `replay_attack`, `msu_mfsd`, `table`
+    # key of `LAYOUTS` or another spelling: `wmca`, `oulu_npu`, `casia_fasd`, `replay_attack`, `msu_mfsd`, `table`
+    name:str,
     root:str|Path,                 # the data set's folder, or the folder around it; a table
     channels:str|Iterable[str]="", # WMCA's face crops: what their planes are, e.g. `rgb,depth`
 ) -> list[Presentation]:           # in the natural order of their ids
@@ -709,18 +797,23 @@ def usable(
     scan:Scan,
     name:str,                # of the data set
 ) -> list[Presentation]:
-    "The presentations of a scan; `InputError` where nothing is there, or a table contradicts itself or holds words that stand for nothing."
+    """The presentations of a scan; `InputError` where nothing is there, or a table contradicts itself or holds words
+    that stand for nothing."""
     if scan.unknown: raise InputError(
-        f"{': '.join(scan.unknown[0])}" + (f" ({len(scan.unknown)} lines have such words)" if len(scan.unknown) > 1 else "") + "; correct the table", code=2)
+        f"{': '.join(scan.unknown[0])}" + (f" ({len(scan.unknown)} lines have such words)" if len(scan.unknown) > 1
+                                           else "") + "; correct the table", code=2)
     if scan.contradictions: raise InputError(
-        f"{scan.root}: {': '.join(scan.contradictions[0])}" + (f", and {len(scan.contradictions) - 1} more" if len(scan.contradictions) > 1 else "")
+        f"{scan.root}: {': '.join(scan.contradictions[0])}"
+        + (f", and {len(scan.contradictions) - 1} more" if len(scan.contradictions) > 1 else "")
         + "; keep the line that is right (fas_check names all)", code=2)
     if scan.presentations: return scan.presentations
     layout = LAYOUTS[dataset_name(name)]
-    stranger = f"; the first of {len(scan.strangers)} left out is {': '.join(scan.strangers[0])}" if scan.strangers else ""
+    stranger = (f"; the first of {len(scan.strangers)} left out is {': '.join(scan.strangers[0])}"
+                if scan.strangers else "")
     raise InputError(f"{layout.title}: {scan.root} holds no file that follows {layout.grammar.pattern} with one of "
-                     f"{', '.join(layout.extensions)}{stranger}; is the data set unpacked?" if layout.name != "table" else
-                     f"{scan.root}: no line gives a file that is there; {len(scan.missing)} are not on disk{stranger}")
+                     f"{', '.join(layout.extensions)}{stranger}; is the data set unpacked?"
+                     if layout.name != "table" else f"{scan.root}: no line gives a file that is there; "
+                     f"{len(scan.missing)} are not on disk{stranger}")
 
 # %% ../nbs/10_datasets.ipynb #c048
 def dataset_root(
@@ -745,7 +838,8 @@ def frame_indices(
     if n is None or n >= total: return np.arange(total)
     return ((np.arange(n) + .5)*total/n).astype(int)
 
-def _layout(presentation): return LAYOUTS.get(presentation.dataset) or Layout()  # a file of no data set is read as a video
+# a file of no data set is read as a video
+def _layout(presentation): return LAYOUTS.get(presentation.dataset) or Layout()
 
 # %% ../nbs/10_datasets.ipynb #c051
 def iter_frames(
@@ -762,7 +856,8 @@ def read_frame(
 ) -> np.ndarray:        # uint8 [H, W, 3] RGB
     "One frame by its number."
     total = _layout(presentation).count(presentation)
-    if not 0 <= index < total: raise ValueError(f"read_frame: frame {index} of {presentation.path} does not exist; it has {total}")
+    if not 0 <= index < total: raise ValueError(
+        f"read_frame: frame {index} of {presentation.path} does not exist; it has {total}")
     return next(_layout(presentation).frames(presentation, [index]))
 
 def read_frames(
@@ -772,14 +867,16 @@ def read_frames(
     "The frames of a presentation; an error where they differ in size."
     frames = [frame for _, frame in iter_frames(presentation, n)]
     if len({frame.shape for frame in frames}) > 1: raise InputError(
-        f"{presentation.path}: its frames change their size ({', '.join(sorted({f'{f.shape[1]} x {f.shape[0]}' for f in frames}))}) and fit no array; "
+        f"{presentation.path}: its frames change their size "
+        f"({', '.join(sorted({f'{f.shape[1]} x {f.shape[0]}' for f in frames}))}) and fit no array; "
         "take them one by one, with iter_frames")
     return np.stack(frames)
 
 def read_depth(
     presentation:Presentation,
     n:int|None=None,        # as for `read_frames`: the same frames
-) -> np.ndarray|None:       # float32 [k, H, W] in the sensor's unit, 0 = no measurement; None where the data set has no depth
+# float32 [k, H, W] in the sensor's unit, 0 = no measurement; None where the data set has no depth
+) -> np.ndarray|None:
     "The depth of each frame that `read_frames` gives, laid over the colour picture."
     depth = _layout(presentation).depth(presentation, frame_indices(presentation, n))
     return None if depth is None else np.stack(list(depth))
@@ -809,4 +906,5 @@ def require_faces(
     "Raise `InputError` unless a folder holds the face file of some presentation."
     paths = [faces_path(p, folder) for p in presentations]
     if not any(path and path.is_file() for path in paths): raise InputError(
-        f"{folder}: holds no file of given faces, " + (f"expected for instance {paths[0]}" if paths and paths[0] else "which this data set does not have"), code=2)
+        f"{folder}: holds no file of given faces, "
+        + (f"expected for instance {paths[0]}" if paths and paths[0] else "which this data set does not have"), code=2)

@@ -162,10 +162,13 @@ class MapNet(nn.Module):
         return F.leaky_relu(maps, leak) if leak else maps.relu()
 
     def _checked(self, x):  # in the layout that convolutions like, with the size of the grid
-        if not self._looked and x.device.type != "meta" and not torch.jit.is_tracing():   # at the first input only: a look costs time
+        # at the first input only: a look costs time
+        if not self._looked and x.device.type != "meta" and not torch.jit.is_tracing():
             self._looked = True
-            if (largest := float(x.detach().abs().amax()) if x.numel() else 0.) > 10: warnings.warn(
-                f"{type(self).__name__}: input reaches {largest:.0f}, but about -1 to 1 is expected; give normalise(images), of fas_nb.dccdn", stacklevel=5)
+            if (largest := float(x.detach().abs().amax()) if x.numel() else 0.) > 10:
+                warnings.warn(
+                    f"{type(self).__name__}: input reaches {largest:.0f}, but about -1 to 1 is expected; give "
+                    "normalise(images), of fas_nb.dccdn", stacklevel=5)
         h, w = _size(x)
         if h % 8 or w % 8 or not h*w: raise ValueError(
             f"{type(self).__name__}: input is {h} x {w} pixels; height and width must be multiples of 8")
@@ -175,7 +178,9 @@ class _Decoder(nn.Module):
     "From H/8 to H/2: twice resized, joined by what the streams saw there, and convolved."
     def __init__(self, c_deep, c_level, width, out_channels):
         super().__init__()
-        def conv(c_in, k): return nn.Sequential(nn.Conv2d(c_in, width, k, padding=k//2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        def conv(c_in, k):
+            return nn.Sequential(nn.Conv2d(c_in, width, k, padding=k//2, bias=False), nn.BatchNorm2d(width),
+                                 nn.ReLU(inplace=True))
         self.deep, self.lateral = conv(c_deep, 1), nn.ModuleList(conv(c_level, 1) for _ in range(2))
         self.refine = nn.ModuleList(conv(width, 3) for _ in range(2))
         self.head = nn.Conv2d(width, out_channels, 1, bias=False)
@@ -189,8 +194,9 @@ class _Decoder(nn.Module):
 class DCCDN(MapNet):
     """Dual-cross central difference network with one map per label channel.
 
-    It takes `normalise(images)`, about -1 to 1, not pixels of 0-255. `model(x)` gives maps in the size of the input, for looking and scoring; the loss of the paper is taken on the grid of the head,
-    `model(x, grid=True)`: see `training.annotation_loss` for a training step."""
+    It takes `normalise(images)`, about -1 to 1, not pixels of 0-255. `model(x)` gives maps in the size of the input,
+    for looking and scoring; the loss of the paper is taken on the grid of the head, `model(x, grid=True)`:
+    see `training.annotation_loss` for a training step."""
     def __init__(self,
         theta:float=.7,             # share of the central difference term
         width:int=64,               # channels of the stem; the others scale with it
@@ -201,10 +207,12 @@ class DCCDN(MapNet):
     ):
         super().__init__()
         if head not in ("grid", "decoder"): raise ValueError(f"DCCDN: head {head!r} is unknown; use grid or decoder")
-        self.options = dict(theta=theta, width=width, out_channels=out_channels, cfim_propagate=cfim_propagate, head=head)
+        self.options = dict(theta=theta, width=width, out_channels=out_channels,
+                            cfim_propagate=cfim_propagate, head=head)
         self.hv, self.dg = _Stream("hv", theta, width, form), _Stream("dg", theta, width, form)
         self.cfim = nn.ModuleList(CFIM() for _ in range(3))
-        self.head = nn.Conv2d(2*width, out_channels, 1, bias=False) if head == "grid" else _Decoder(2*width, 4*width, width, out_channels)
+        self.head = nn.Conv2d(2*width, out_channels, 1,
+                              bias=False) if head == "grid" else _Decoder(2*width, 4*width, width, out_channels)
 
     def logits(self, x):  # [n, out_channels, h/8, w/8]
         "The maps before the ReLU."
@@ -218,7 +226,8 @@ class DCCDN(MapNet):
             if self.options["cfim_propagate"]: f, g = mixed
         f, g = (torch.cat(stream, 1) for stream in zip(*levels))
         deep = torch.cat([self.hv.last(f), self.dg.last(g)], 1)
-        return self.head(deep) if self.options["head"] == "grid" else self.head(deep, [torch.cat(m, 1) for m in seen[1:]])
+        return self.head(deep) if self.options["head"] == "grid" else self.head(deep,
+                                                                                [torch.cat(m, 1) for m in seen[1:]])
 
 # %% ../nbs/31_dccdn.ipynb #c017
 class _OneStream(MapNet):
@@ -264,12 +273,14 @@ def build_network(
     out_channels:int=3,  # maps
 ) -> nn.Module:          # freshly initialised
     "The network that the options name."
-    if options.network not in NETWORKS: raise InputError(f"network {options.network!r} is unknown; use one of {', '.join(NETWORKS)}", 2)
+    if options.network not in NETWORKS: raise InputError(
+        f"network {options.network!r} is unknown; use one of {', '.join(NETWORKS)}", 2)
     own = dict(cfim_propagate=options.cfim_propagate, head=options.head)
     if options.network == "dccdn": return DCCDN(options.theta, options.width, out_channels, **own, form=options.form)
     if any(own[k] != getattr(ModelOptions(), k) for k in own): raise InputError(
         f"network {options.network!r} has one stream and no decoder; cfim_propagate and head are options of dccdn", 2)
-    return CCDN(options.theta, options.width, out_channels, form=options.form) if options.network == "ccdn" else CDCN(options.theta, options.width, out_channels)
+    return CCDN(options.theta, options.width, out_channels,
+                form=options.form) if options.network == "ccdn" else CDCN(options.theta, options.width, out_channels)
 
 # %% ../nbs/31_dccdn.ipynb #c021
 class _Sum(nn.Module):
@@ -308,10 +319,12 @@ def fuse(
             if kinds[:2] == (CrossCDC, nn.BatchNorm2d):
                 bn = child[1]
                 scale = bn.weight*(bn.running_var + bn.eps).rsqrt()
-                setattr(module, name, nn.Sequential(_folded(child[0], scale, bn.bias - bn.running_mean*scale, form), child[2]))
+                setattr(module, name,
+                        nn.Sequential(_folded(child[0], scale, bn.bias - bn.running_mean*scale, form), child[2]))
             elif kinds[:2] == (nn.Conv2d, nn.BatchNorm2d):
                 setattr(module, name, nn.Sequential(nn.utils.fuse_conv_bn_eval(child[0], child[1]), child[2]))
-            elif isinstance(child, CrossCDC) and not isinstance(module, nn.Sequential):                  # the head of one stream
+            # the head of one stream
+            elif isinstance(child, CrossCDC) and not isinstance(module, nn.Sequential):
                 setattr(module, name, _folded(child, torch.ones(child.weight.shape[0]).to(child.weight), None, form))
     return model.to(memory_format=torch.channels_last).requires_grad_(False)
 
@@ -335,7 +348,8 @@ def read_options(
     try: options = json.loads(about["options"])
     except (KeyError, ValueError, RecursionError): options = None
     if not isinstance(options, dict): raise InputError(
-        f"{path}: does not say with which options its network was made (found {about.get('options', '')[:60]!r}); get the file again")
+        f"{path}: does not say with which options its network was made (found {about.get('options', '')[:60]!r}); get "
+        "the file again")
     return options
 
 def load_network(
@@ -347,9 +361,11 @@ def load_network(
         with safe_open(str(path), "pt") as file:
             about = dict(file.metadata() or {})
             state = {k: file.get_tensor(k) for k in file.keys()}
-    except FileNotFoundError: raise InputError(f"load_network: {path} does not exist; give a model.safetensors file", 2) from None
+    except FileNotFoundError: raise InputError(
+        f"load_network: {path} does not exist; give a model.safetensors file", 2) from None
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, MemoryError) as error: raise InputError(
-        f"load_network: {path} is no readable safetensors file ({' '.join(str(error).split())[:200]}); copy or train it again") from error
+        f"load_network: {path} is no readable safetensors file ({' '.join(str(error).split())[:200]}); copy or train "
+        "it again") from error
     networks, name = {c.__name__: c for c in NETWORKS.values()}, about.get("network")
     network = networks.get(name) or network_class(name)
     if network is None: raise InputError(
@@ -359,7 +375,8 @@ def load_network(
         model.load_state_dict(state)
     except InputError: raise
     except Exception as error: raise InputError(       # options that no network has fail anywhere in it
-        f"load_network: the weights in {path} do not fit {about['network']} with {about['options'][:200]!r}; train it again") from error
+        f"load_network: the weights in {path} do not fit {about['network']} with {about['options'][:200]!r}; train it "
+        "again") from error
     return model.eval(), about
 
 # %% ../nbs/31_dccdn.ipynb #c032
@@ -391,7 +408,8 @@ def to_onnx(
     folded, file, names = fuse(model).cpu().float(), io.BytesIO(), model.outputs
     with warnings.catch_warnings():   # tracing warns about the size check, which holds for the size given
         warnings.simplefilter("ignore")
-        torch.onnx.export(folded, (torch.zeros(1, model.planes, size, size),), file, input_names=["image"], output_names=list(names),
+        torch.onnx.export(folded, (torch.zeros(1, model.planes, size, size),), file, input_names=["image"],
+                          output_names=list(names),
                           dynamic_axes={name: {0: "n"} for name in ("image", *names)}, opset_version=17, dynamo=False)
     graph = onnx.load_from_string(file.getvalue())
     onnx.helper.set_model_props(graph, {**contract(model, size), **(about or {})})
@@ -402,7 +420,8 @@ def contract(
     size:int,           # side of the input, pixels
 ) -> dict[str, str]:
     "What every exported file says about its input and output."
-    return dict(network=type(model).__name__, options=json.dumps(model.options, sort_keys=True), size=str(size), batch="any",
+    return dict(network=type(model).__name__, options=json.dumps(model.options, sort_keys=True),
+                size=str(size), batch="any",
                 preprocessing=model.reads, output=model.gives)
 
 class Exported:
@@ -414,8 +433,11 @@ class Exported:
         precision:str="f32",     # of OpenVINO: `f32` or `bf16`
     ):
         is_xml = not isinstance(file, bytes) and Path(file).suffix == ".xml"
-        if not isinstance(file, bytes) and not Path(file).is_file(): raise InputError(f"{file} does not exist; give a file written by fas_export", 2)
-        if runtime == "auto": runtime = next((r for r in installed_runtimes() if r == "openvino" or not is_xml), "openvino" if is_xml else "onnxruntime")
+        if not isinstance(file, bytes) and not Path(file).is_file(): raise InputError(
+            f"{file} does not exist; give a file written by fas_export", 2)
+        if runtime == "auto":
+            runtime = next((r for r in installed_runtimes() if r == "openvino" or not is_xml),
+                           "openvino" if is_xml else "onnxruntime")
         if runtime not in RUNTIMES or (is_xml and runtime != "openvino"): raise InputError(
             f"runtime {runtime!r} cannot be used; use one of {', '.join(RUNTIMES)}, openvino for .xml", 2)
         needed(RUNTIMES[runtime])
@@ -423,7 +445,8 @@ class Exported:
         content = file if isinstance(file, bytes) else str(file)
         try: getattr(self, f"_{runtime}")(content, threads, precision)
         except RuntimeError as error: raise InputError(
-            f"{'the network' if isinstance(file, bytes) else file} cannot be read by {runtime} ({str(error).splitlines()[0][:120]}); export it again") from error
+            f"{'the network' if isinstance(file, bytes) else file} cannot be read by {runtime} "
+            f"({str(error).splitlines()[0][:120]}); export it again") from error
         if "network" not in self.about: raise InputError(f"{file} was not written by fas_export; give a file that was")
         self.options = read_options(self.about, "the network" if isinstance(file, bytes) else file)
 
@@ -431,10 +454,13 @@ class Exported:
         import onnxruntime as ort
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")    # waiting threads take time from others
+        # waiting threads take time from others
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try: session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error: raise RuntimeError(error) from error             # its own classes derive from Exception alone
-        self.about, self._run = dict(session.get_modelmeta().custom_metadata_map), lambda x: session.run(None, {"image": x})
+        # its own classes derive from Exception alone
+        except Exception as error: raise RuntimeError(error) from error
+        self.about, self._run = dict(session.get_modelmeta().custom_metadata_map), lambda x: session.run(
+            None, {"image": x})
 
     def _openvino(self, content, threads, precision):
         import openvino as ov
@@ -442,13 +468,17 @@ class Exported:
         else:   # read as ONNX: left to itself, OpenVINO tries other formats on a damaged file, and each complains
             from openvino.frontend import FrontEndManager
             reader = FrontEndManager().load_by_framework("onnx")
-            graph = reader.convert(reader.load(io.BytesIO(content if isinstance(content, bytes) else Path(content).read_bytes())))
-        notes = next((graph.rt_info[k] for k in ("fas_nb", "framework") if k in graph.rt_info), {})   # `framework`: read from ONNX
+            graph = reader.convert(reader.load(io.BytesIO(content if isinstance(content, bytes)
+                                                          else Path(content).read_bytes())))
+        # `framework`: read from ONNX
+        notes = next((graph.rt_info[k] for k in ("fas_nb", "framework") if k in graph.rt_info), {})
         self.about = {k: notes[k].astype(str) for k in notes}
-        compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision})
+        compiled = ov.Core().compile_model(graph, "CPU",
+                                           {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision})
         self._run = lambda x: [a.copy() for a in compiled(x).values()]
 
-    def __call__(self, x):  # float [n, planes, size, size] from `prepare` -> what the network gives: a tensor, or several
+    # float [n, planes, size, size] from `prepare` -> what the network gives: a tensor, or several
+    def __call__(self, x):
         found = tuple(map(torch.from_numpy, self._run(x.float().cpu().contiguous().numpy())))
         return found if len(found) > 1 else found[0]
 
@@ -498,5 +528,6 @@ def export_openvino(
     with tempfile.TemporaryDirectory() as folder:
         ov.save_model(graph, f"{folder}/model.xml", compress_to_fp16=False)
         difference = _parity(model, size, Exported(f"{folder}/model.xml", "openvino"), images, tolerance)
-        for suffix in (".bin", ".xml"): write_atomically(path.with_suffix(suffix), Path(folder, f"model{suffix}").read_bytes())
+        for suffix in (".bin", ".xml"):
+            write_atomically(path.with_suffix(suffix), Path(folder, f"model{suffix}").read_bytes())
     return difference

@@ -46,8 +46,10 @@ def face_and_key_areas(
     from skimage.draw import polygon
     points = np.asarray(getattr(points, "points", points), float)
     if points.ndim != 2 or points.shape[0] != 478 or not np.isfinite(points[:, :2]).all(): raise ValueError(
-        f"face_and_key_areas: points have shape {points.shape}, expected [478, 2 or 3] finite numbers; take them from `detect_landmarks`")
-    if mode not in ("boxes", "masks"): raise ValueError(f"face_and_key_areas: mode {mode!r} is unknown; use boxes or masks")
+        f"face_and_key_areas: points have shape {points.shape}, expected [478, 2 or 3] finite numbers; take them from "
+        "`detect_landmarks`")
+    if mode not in ("boxes", "masks"): raise ValueError(
+        f"face_and_key_areas: mode {mode!r} is unknown; use boxes or masks")
     boxes = dict(zip(KEY_PARTS, key_boxes(points)))
 
     def fill(area, xy): area[polygon(xy[:, 1] - .5, xy[:, 0] - .5, shape)] = True  # pixel i reaches from i to i + 1
@@ -68,7 +70,8 @@ class Scores(NamedTuple):
     score:np.ndarray     # higher = more like an attack
 
 def decision_scores(
-    maps,                     # array or tensor [C, h, w] or [n, C, h, w]: predicted maps, of the network's grid or of any size
+    # array or tensor [C, h, w] or [n, C, h, w]: predicted maps, of the network's grid or of any size
+    maps,
     points:np.ndarray,        # float [478, 2 or 3] or [n, 478, 2 or 3], landmarks
     channels:tuple[Channel, ...]=SCHEMES["full"].channels,  # what each map is, in order
     *,
@@ -78,37 +81,47 @@ def decision_scores(
     "F_attack, F_real and score of predicted maps."
     maps = np.asarray(maps.detach().cpu() if hasattr(maps, "detach") else maps, np.float64)
     points = np.asarray(getattr(points, "points", points), np.float64)
-    if maps.ndim == 3: return Scores(*(float(v[0]) for v in decision_scores(maps[None], points[None], channels, size=size, mode=mode)))
-    if maps.ndim != 4 or maps.shape[1] != len(channels) or points.ndim != 3 or len(points) != len(maps): raise ValueError(
-        f"decision_scores: maps {maps.shape} and points {points.shape} do not fit {len(channels)} channels; "
-        f"give [n, {len(channels)}, h, w] and [n, 478, 2 or 3]")
+    if maps.ndim == 3:
+        return Scores(*(float(v[0]) for v in decision_scores(maps[None], points[None], channels, size=size, mode=mode)))
+    if maps.ndim != 4 or maps.shape[1] != len(channels) or points.ndim != 3 or len(points) != len(maps):
+        raise ValueError(
+            f"decision_scores: maps {maps.shape} and points {points.shape} do not fit {len(channels)} channels; "
+            f"give [n, {len(channels)}, h, w] and [n, 478, 2 or 3]")
     if (bad := ~np.isfinite(maps).all((1, 2, 3))).any(): raise ValueError(
-        f"decision_scores: {bad.sum()} of {len(bad)} maps hold nan or infinity, first at position {bad.argmax()}; the model is broken, train it again")
+        f"decision_scores: {bad.sum()} of {len(bad)} maps hold nan or infinity, first at position {bad.argmax()}; the "
+        "model is broken, train it again")
     if size is not None: points = points[..., :2]*(np.array(maps.shape[:1:-1])/size)  # (w, h)
     f_attack, f_real = np.full((2, len(maps)), math.nan)
     for i, (own, xy) in enumerate(zip(maps, points)):
         face, key = face_and_key_areas(xy, own.shape[1:], mode)
-        if Channel.ATTACK in channels and face.any(): f_attack[i] = own[channels.index(Channel.ATTACK)][face].mean()   # Eq. 4
-        if Channel.LIVING in channels and key.any(): f_real[i] = own[channels.index(Channel.LIVING)][key].mean()      # Eq. 5
+        # Eq. 4
+        if Channel.ATTACK in channels and face.any(): f_attack[i] = own[channels.index(Channel.ATTACK)][face].mean()
+        # Eq. 5
+        if Channel.LIVING in channels and key.any(): f_real[i] = own[channels.index(Channel.LIVING)][key].mean()
     if Channel.LIVING not in channels: return Scores(f_attack, f_real, f_attack.copy())
-    return Scores(f_attack, f_real, -f_real if Channel.ATTACK not in channels else f_attack - f_real)   # Eq. 6: attack when this is above epsilon
+    # Eq. 6: attack when this is above epsilon
+    return Scores(f_attack, f_real, -f_real if Channel.ATTACK not in channels else f_attack - f_real)
 
 # %% ../nbs/40_decision.ipynb #c015
 def scoring_crop(
     frames:Frames,
     options:ScoringOptions,
     planes:int=3,             # 4: with the depth of a sensor, which the frames must have
-) -> tuple[np.ndarray, np.ndarray]:  # uint8 [n, size, size, planes], RGB first; float32 [n, 478, 3] landmarks in its pixels
+# uint8 [n, size, size, planes], RGB first; float32 [n, 478, 3] landmarks in its pixels
+) -> tuple[np.ndarray, np.ndarray]:
     "The centred window of `box_factor` face boxes, resized to what the network takes."
     import torch
     from fas_nb.landmarks import crop_batch
     if not 0 < options.box_factor <= FRAME_FACTOR: raise ValueError(
-        f"scoring_crop: box_factor is {options.box_factor}, but a stored crop holds {FRAME_FACTOR} face boxes; give at most that")
+        f"scoring_crop: box_factor is {options.box_factor}, but a stored crop holds {FRAME_FACTOR} face boxes; give "
+        "at most that")
     side = frames.images.shape[1]*options.box_factor/FRAME_FACTOR
     start = (frames.images.shape[1] - side)/2
     images = torch.from_numpy(np.ascontiguousarray(frames.images)).permute(0, 3, 1, 2).float()
-    if planes == 4 and frames.depth is None: raise InputError("this method reads the depth of a sensor, which these pictures do not have; take a method that reads RGB alone")
-    if planes == 4: images = torch.cat([images, torch.from_numpy(np.ascontiguousarray(frames.depth))[:, None].float()], 1)
+    if planes == 4 and frames.depth is None: raise InputError(
+        "this method reads the depth of a sensor, which these pictures do not have; take a method that reads RGB alone")
+    if planes == 4:
+        images = torch.cat([images, torch.from_numpy(np.ascontiguousarray(frames.depth))[:, None].float()], 1)
     window = torch.tensor([[start, start, start + side, start + side]]).expand(len(frames), 4)
     crops = crop_batch(images, window, options.size).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
     points = (frames.points - np.float32([start, start, 0]))*np.float32(options.size/side)
@@ -122,7 +135,8 @@ def network_output(
     "The outputs of `model` for images; no gradients."
     import torch
     from fas_nb.dccdn import normalise
-    prepare = getattr(model, "prepare", normalise)       # a network of one's own need not say that it takes what ours takes
+    # a network of one's own need not say that it takes what ours takes
+    prepare = getattr(model, "prepare", normalise)
     with torch.inference_mode():
         out = model(prepare(torch.from_numpy(images).to(device).permute(0, 3, 1, 2)))
     return tuple(x.float().cpu() for x in out) if isinstance(out, tuple) else out.float().cpu()
@@ -145,7 +159,9 @@ def judged(
     "The network's own score where it has one (higher = attack), otherwise the rule of Eq. 4-6 on its maps."
     if not hasattr(model, "score"): return decision_scores(out, points, SCHEMES[scheme].channels, mode=mode)
     score = np.asarray(model.score(out), np.float64)
-    if not np.isfinite(score).all(): raise ValueError(f"judged: {(~np.isfinite(score)).sum()} of {len(score)} scores are not finite; the model is broken, train it again")
+    if not np.isfinite(score).all(): raise ValueError(
+        f"judged: {(~np.isfinite(score)).sum()} of {len(score)} scores are not finite; the model is broken, "
+        "train it again")
     return Scores(*np.full((2, len(score)), math.nan), score)
 
 SCORED_AT_ONCE = 64   # frames of a batch; another number rounds otherwise
@@ -162,7 +178,8 @@ def score_frames(
 ) -> Scores:                  # float64 [n] each, in the order of `frames`
     "The scores of frames, from what the network declares as its input and from landmarks alone."
     from fas_nb.dccdn import fuse
-    if scheme not in SCHEMES: raise ValueError(f"score_frames: scheme {scheme!r} is unknown; use one of {', '.join(SCHEMES)}")
+    if scheme not in SCHEMES: raise ValueError(
+        f"score_frames: scheme {scheme!r} is unknown; use one of {', '.join(SCHEMES)}")
     net, parts = fuse(model).to(device), []
     for start in range(0, len(frames), batch):
         images, points = scoring_crop(frames.take(slice(start, start + batch)), options, getattr(net, "planes", 3))
@@ -194,12 +211,14 @@ def save_model(
     "Write weights with scheme, crop, threshold and origin."
     from fas_nb import dccdn
     threshold = None if threshold is None or math.isnan(threshold) else float(threshold)
-    about = dict(scheme=spec.scheme, scoring=asdict(spec.scoring), threshold=threshold, origin=origin, run=spec.key(), method=spec.method,
+    about = dict(scheme=spec.scheme, scoring=asdict(spec.scoring), threshold=threshold, origin=origin, run=spec.key(),
+                 method=spec.method,
                  frame_size=frame_size or round(1.5*spec.scoring.size))
     dccdn.save_network(model, path, method=spec.method, detector=json.dumps(about, sort_keys=True, allow_nan=False))
 
 def run_file(
-    path:str|Path,             # a file, a run's folder, or the first digits of its key, with or without the folder of runs before them
+    # a file, a run's folder, or the first digits of its key, with or without the folder of runs before them
+    path:str|Path,
     runs_dir:str|Path="runs",  # where a key alone is looked for
 ) -> Path:                     # the weights of the one run that is meant; `path` itself where it names none
     "`3f2a91`, `runs/3f2a91` and `runs/3f2a91/model.safetensors` stand for the weights of the run whose key begins so."
@@ -209,7 +228,8 @@ def run_file(
     folder = path.parent if path.name == name else path
     if not re.fullmatch("[0-9a-f]{4,64}", folder.name):
         if path.exists(): return path
-        raise InputError(f"there is no model {path}; give the first digits of a run's key (fas_run --list shows runs), its folder, weights, or a file of fas_export", 2)
+        raise InputError(f"there is no model {path}; give the first digits of a run's key (fas_run --list shows runs), "
+                         "its folder, weights, or a file of fas_export", 2)
     place = Path(runs_dir) if folder.parent == Path() else folder.parent
     found = sorted(place.glob(f"{folder.name}*/{name}"))
     if len(found) == 1: return found[0]
@@ -220,38 +240,45 @@ def load_model(
     path:str|Path,            # written by `save_model`, or by `fas_export`; of a run also what `run_file` takes
     *,
     sha256:str=None,          # what the file's SHA-256 must be
-    runtime:str="auto",       # `torch`, `openvino` or `onnxruntime`; `auto`: torch for weights, what is installed for exported files
+    # `torch`, `openvino` or `onnxruntime`; `auto`: torch for weights, what is installed for exported files
+    runtime:str="auto",
 ) -> Detector:
     "Read a detector; a file that is no such thing is an `InputError`."
     from fas_nb import dccdn
     path = run_file(path)
     if sha256 is not None and Path(path).is_file():
         if (found := hashlib.sha256(Path(path).read_bytes()).hexdigest()) != sha256: raise InputError(
-            f"load_model: {path} has SHA-256 {found}, expected {sha256}; the file is damaged or another one, fetch it again")
+            f"load_model: {path} has SHA-256 {found}, expected {sha256}; the file is damaged or another one, "
+            "fetch it again")
     exported = Path(path).suffix in (".onnx", ".xml")
     model = dccdn.Exported(path, runtime) if exported else None
     model, about = (model, model.about) if exported else dccdn.load_network(path)
     if exported: _as_network(model, about.get("network", ""))
     if about.get("graph") == "score": raise InputError(
-        f"load_model: {path} takes crops and landmarks and gives scores, for other programs; give the weights, or a file of fas_export without --score", 2)
+        f"load_model: {path} takes crops and landmarks and gives scores, for other programs; give the weights, or a "
+        "file of fas_export without --score", 2)
     try:
         about = json.loads(about["detector"])
         about["scoring"] = ScoringOptions(**about["scoring"])
         detector = Detector(model, **about)
         channels = len(SCHEMES[detector.scheme].channels)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error: raise InputError(
-        f"load_model: {path} holds a network but not how to score with it; expected a model.safetensors of a run of this package") from error
+        f"load_model: {path} holds a network but not how to score with it; expected a model.safetensors of a run of "
+        "this package") from error
     if not hasattr(model, "score") and model.options.get("out_channels") != channels: raise InputError(
-        f"load_model: {path} has {model.options.get('out_channels')} maps but scheme {detector.scheme!r} has {channels}; train it again")
+        f"load_model: {path} has {model.options.get('out_channels')} maps but scheme {detector.scheme!r} has "
+        f"{channels}; train it again")
     if exported: return detector
     if runtime in ("auto", "torch"): return replace(detector, model=dccdn.fuse(model))
-    return replace(detector, model=_as_network(dccdn.Exported(dccdn.to_onnx(model, detector.scoring.size), runtime), type(model).__name__))
+    return replace(detector, model=_as_network(dccdn.Exported(dccdn.to_onnx(model, detector.scoring.size), runtime),
+                                               type(model).__name__))
 
 def _as_network(exported, name):
     "An exported graph with what its network knows beside its weights."
     from fas_nb import dccdn
-    if (kind := {c.__name__: c for c in dccdn.NETWORKS.values()}.get(name) or network_class(name)) is None: raise InputError(
-        f"load_model: the file names the network {name!r}, which is none of this package; export it again")
+    if (kind := {c.__name__: c for c in dccdn.NETWORKS.values()}.get(name) or network_class(name)) is None:
+        raise InputError(
+            f"load_model: the file names the network {name!r}, which is none of this package; export it again")
     exported.planes, exported.prepare = kind.planes, kind.prepare
     if hasattr(kind, "score"): exported.score = kind.score
     if hasattr(kind, "living"): exported.living = kind.living
@@ -264,24 +291,33 @@ def recipe(
     "Every step from a photo with its face box and landmarks to the score, for who has nothing but the exported file."
     window, channels = detector.frame_size*detector.scoring.box_factor/FRAME_FACTOR, SCHEMES[detector.scheme].channels
     start, own = (detector.frame_size - window)/2, hasattr(detector.model, "score")
-    formula = detector.model.score.__doc__ if own else ("F_attack" if Channel.LIVING not in channels else "-F_real" if Channel.ATTACK not in channels else "F_attack - F_real")
+    formula = detector.model.score.__doc__ if own else ("F_attack" if Channel.LIVING not in channels else "-F_real"
+                                                        if Channel.ATTACK not in channels else "F_attack - F_real")
     return dict(
         pixels="x to the right, y down; pixel i reaches from i to i + 1; colours are RGB, 0-255",
-        needs="of the face: box x0, y0, x1, y1 and 478 landmarks (x, y), both in pixels of the upright photo, in the order of MediaPipe's face mesh",
-        crop=dict(side_in_boxes=FRAME_FACTOR, size=detector.frame_size,
-                  steps="side = round(side_in_boxes*max(x1 - x0, y1 - y0)), left = round((x0 + x1 - side)/2), top = round((y0 + y1 - side)/2), halves to the "
-                        "even number; outside of the photo its border is repeated; resized to size x size, by area (OpenCV INTER_AREA) where side > size, "
-                        "else bilinear (INTER_LINEAR), 8 bits; landmarks: (p - (left, top))*size/side"),
+        needs="of the face: box x0, y0, x1, y1 and 478 landmarks (x, y), both in pixels of the upright photo, in the "
+        "order of MediaPipe's face mesh", crop=dict(side_in_boxes=FRAME_FACTOR, size=detector.frame_size,
+                                                    steps="side = round(side_in_boxes*max(x1 - x0, y1 - y0)), left "
+                                                    "= round((x0 + x1 - side)/2), top = round((y0 + y1 - side)/2), "
+                                                          "halves to the " "even number; outside of the photo its "
+                                                          "border is repeated; resized to size x size, by area (OpenCV "
+                                                          "INTER_AREA) where side > size, "
+                                                          "else bilinear (INTER_LINEAR), 8 bits; landmarks: (p - "
+                                                          "(left, top))*size/side"),
         window=dict(start=start, side=window, size=size,
-                    steps="of the crop; pixel i of the input is at start + (i + 0.5)*side/size - 0.5 of the crop, bilinear between its two neighbours, the border "
+                    steps="of the crop; pixel i of the input is at start + (i + 0.5)*side/size - 0.5 of the crop, "
+                          "bilinear between its two neighbours, the border "
                           "repeated, rounded to 8 bits, halves to the even number; landmarks: (p - start)*size/side"),
         input=detector.model.reads if own else "(x - 127.5)/128, float32 [n, 3, size, size], RGB",
         output=list(detector.model.outputs) if own else [c.name.lower() for c in channels],
         areas={} if own else dict(rule="a pixel belongs where its centre (column + 0.5, row + 0.5) does",
                    A_face=dict(polygon=list(map(int, MESH["oval"]))),
                    A_key=dict(boxes={part: list(map(int, MESH[part])) for part in KEY_PARTS}, factor=KEY_FACTOR,
-                              steps="union of boxes; each is the bounding box of its landmarks, enlarged by factor around its middle")),
-        score=dict(**({} if own else dict(F_attack="mean of the attack map over A_face", F_real="mean of the living map over A_key")), score=formula, threshold=detector.threshold,
+                              steps="union of boxes; each is the bounding box of its landmarks, enlarged by factor "
+                              "around its middle")),
+        score=dict(**({} if own else dict(F_attack="mean of the attack map over A_face",
+                                          F_real="mean of the living map over A_key")), score=formula,
+                   threshold=detector.threshold,
                    decision="an attack when score > threshold"))
 
 def describe(
@@ -289,20 +325,26 @@ def describe(
     size:int=None,            # side of the network's input, pixels; that of the detector where `None`
 ) -> dict[str, str]:          # for `export_onnx(about=…)`
     "What an exported file must say so that others score as we do."
-    about, own = {f: getattr(detector, f) for f in ("scheme", "threshold", "origin", "frame_size", "run", "method")}, hasattr(detector.model, "score")
+    about, own = {f: getattr(detector, f) for f in ("scheme", "threshold", "origin", "frame_size", "run",
+                                                    "method")}, hasattr(detector.model, "score")
     about["scoring"] = asdict(replace(detector.scoring, size=size or detector.scoring.size))
-    return dict(detector=json.dumps(about, sort_keys=True, allow_nan=False), channels=", ".join(detector.model.outputs if own else (c.name.lower() for c in SCHEMES[detector.scheme].channels)),
+    return dict(detector=json.dumps(about, sort_keys=True, allow_nan=False),
+                channels=", ".join(detector.model.outputs if own
+                                   else (c.name.lower() for c in SCHEMES[detector.scheme].channels)),
                 threshold="none was chosen" if detector.threshold is None else repr(detector.threshold),
-                polarity=f"score = {detector.model.score.__doc__ if own else 'F_attack - F_real'}, higher = more like an attack; an attack when score > threshold",
-                crop=f"square, {detector.scoring.box_factor} times the longer side of the face box, around its centre; `recipe` says every step",
+                polarity=f"score = {detector.model.score.__doc__ if own else 'F_attack - F_real'}, higher = more like "
+                "an attack; an attack when score > threshold", crop=f"square, {detector.scoring.box_factor} times the "
+                "longer side of the face box, around its centre; `recipe` says every step",
                 recipe=json.dumps(recipe(detector, size or detector.scoring.size)),
-                training_data="rendered faces only: no evidence about real ones" if detector.origin != "real" else "faces of real people; see the licence of their data set")
+                training_data="rendered faces only: no evidence about real ones" if detector.origin != "real"
+                else "faces of real people; see the licence of their data set")
 
 # %% ../nbs/40_decision.ipynb #b5b25554
 def scorer(
     detector:Detector,   # of weights, not of an exported file
 ):                       # a torch module
-    "(crop [n, frame_size, frame_size, 3] RGB 0-255, landmarks [n, 478, 2] in its pixels) -> score, F_attack, F_real [n], maps."
+    """(crop [n, frame_size, frame_size, 3] RGB 0-255, landmarks [n, 478, 2] in its pixels) -> score, F_attack, F_real
+    [n], maps."""
     import torch
     from fas_nb.dccdn import fuse, normalise
     size, frame, channels = detector.scoring.size, detector.frame_size, SCHEMES[detector.scheme].channels
@@ -329,7 +371,8 @@ def scorer(
                 if channel not in channels: return torch.full_like(points[:, 0, 0], math.nan)
                 return (maps[:, channels.index(channel)]*area).sum((1, 2))/area.sum((1, 2))
             f_attack, f_real = mean(Channel.ATTACK, face), mean(Channel.LIVING, key)
-            score = f_attack if Channel.LIVING not in channels else -f_real if Channel.ATTACK not in channels else f_attack - f_real
+            score = (f_attack if Channel.LIVING not in channels else -f_real if Channel.ATTACK not in channels
+                     else f_attack - f_real)
             return score, f_attack, f_real, maps
     return Scorer().eval()
 
@@ -367,22 +410,29 @@ def export_scorer(
     from fas_nb.landmarks import mesh_in_box
     from fas_nb.manifest import write_atomically
     if hasattr(detector.model, "score"): raise InputError(
-        f"--score writes the rule of Eq. 4-6; {get_method(detector.method).title} has a score of its own, which stands in the file's recipe: export without --score", 2)
+        f"--score writes the rule of Eq. 4-6; {get_method(detector.method).title} has a score of its own, which stands "
+        "in the file's recipe: export without --score", 2)
     dccdn.needed("onnx", "onnxruntime")
     import onnx, onnxruntime
     frame, file, names = detector.frame_size, io.BytesIO(), ("score", "f_attack", "f_real", "maps")
     with warnings.catch_warnings():   # tracing warns about checks of sizes, which are fixed here
         warnings.simplefilter("ignore")
-        torch.onnx.export(scorer(detector), (torch.zeros(2, frame, frame, 3), torch.rand(2, 478, 2)*frame), file, input_names=["crop", "points"],
-                          output_names=list(names), dynamic_axes={n: {0: "n"} for n in ("crop", "points", *names)}, opset_version=17, dynamo=False)
+        torch.onnx.export(scorer(detector), (torch.zeros(2, frame, frame, 3), torch.rand(2, 478, 2)*frame), file,
+                          input_names=["crop", "points"],
+                          output_names=list(names), dynamic_axes={n: {0: "n"} for n in ("crop", "points", *names)},
+                          opset_version=17, dynamo=False)
     graph = onnx.load_from_string(file.getvalue())
-    onnx.helper.set_model_props(graph, {**dccdn.contract(detector.model, detector.scoring.size), **describe(detector), "graph": "score",
-        "preprocessing": f"crop: float32 [n, {frame}, {frame}, 3] RGB 0-255, as `recipe` says under crop; points: float32 [n, 478, 2], landmarks in its pixels"})
+    onnx.helper.set_model_props(graph, {**dccdn.contract(detector.model, detector.scoring.size), **describe(detector),
+                                        "graph": "score",
+        "preprocessing": f"crop: float32 [n, {frame}, {frame}, 3] RGB 0-255, as `recipe` says under crop; points: "
+        "float32 [n, 478, 2], landmarks in its pixels"})
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, frame, frame, 3), np.uint8)
-    points = np.stack([mesh_in_box(np.float32([a, b, a + s, b + s])).points for a, b, s in frame*np.array([(.2, .2, .6), (.25, .15, .6), (.1, .2, .7), (.2, .25, .5)])])
-    wanted = score_frames(detector.model, Frames(images, points, np.array(["x"]*4), np.arange(4), np.array(["mesh"]*4)), detector.scoring, detector.scheme).score
+    points = np.stack([mesh_in_box(np.float32([a, b, a + s, b + s])).points
+                       for a, b, s in frame*np.array([(.2, .2, .6), (.25, .15, .6), (.1, .2, .7), (.2, .25, .5)])])
+    wanted = score_frames(detector.model, Frames(images, points, np.array(["x"]*4), np.arange(4), np.array(["mesh"]*4)),
+                          detector.scoring, detector.scheme).score
     found = session.run(["score"], dict(crop=images.astype(np.float32), points=points[..., :2].astype(np.float32)))[0]
     if not (difference := float(np.abs(found - wanted).max())) <= tolerance: raise RuntimeError(
         f"export: scores differ by {difference:.1e}, more than {tolerance:.1e}; no file written, please report this")
@@ -410,9 +460,11 @@ class Verdict:
         "The verdict without its arrays."
         names = ("label", "f_attack", "f_real", "score", "threshold", "box", "source", "warnings")
         values = {n: getattr(self, n) for n in names}
-        return {n: None if isinstance(v, float) and math.isnan(v) else list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        return {n: None if isinstance(v, float) and math.isnan(v) else list(v) if isinstance(v, tuple) else v
+                for n, v in values.items()}
 
-FLAGS = {"fallback": "no landmarks were found in the face box; the mean face stands in", "tiny": "the face is very small",
+FLAGS = {"fallback": "no landmarks were found in the face box; the mean face stands in",
+         "tiny": "the face is very small",
          "cut": "the face reaches over the border of the photo", "turned": "the head is turned far to the side"}
 
 def shown_maps(
@@ -420,7 +472,8 @@ def shown_maps(
     out,          # of `network_output`
     size:int,     # side of the maps, pixels
     scheme:str,   # key of `SCHEMES`: what label maps are
-) -> tuple[np.ndarray, tuple[Channel, ...]]:   # float32 [n, C, size, size], what each is; C = 0 where a method has no maps
+# float32 [n, C, size, size], what each is; C = 0 where a method has no maps
+) -> tuple[np.ndarray, tuple[Channel, ...]]:
     "What can be drawn over the face: label maps, or the map of a method that says where it is living."
     import torch.nn.functional as F
     if not hasattr(model, "score"): return out.numpy(), SCHEMES[scheme].channels
@@ -435,7 +488,8 @@ def predict(
     *,
     box:np.ndarray|None=None,        # float [4] XYXY pixels: the face, where it is known
 ) -> Verdict:
-    "The verdict on the largest face of a photo. An array is RGB: what OpenCV reads is BGR and has to be turned, `image[..., ::-1]`."
+    """The verdict on the largest face of a photo. An array is RGB: what OpenCV reads is BGR and has to be turned,
+    `image[..., ::-1]`."""
     from fas_nb.landmarks import detect_landmarks, face_crop, landmark_flags
     name = "the image" if isinstance(image, np.ndarray) else str(image)
     image = image if isinstance(image, np.ndarray) else read_image(image)
@@ -444,25 +498,32 @@ def predict(
     if threshold is None or math.isnan(threshold): raise InputError(
         "predict: these weights come without a threshold; give one", 2)
     faces = detect_landmarks(image, box)
-    if not faces: raise InputError(   # no face, no verdict; in a data set the mean mesh in the given box stands in, and what has no score is an error of its class
-        f"{name}: no face found in {image.shape[1]} x {image.shape[0]} pixels; give a photo with one face, upright and not too small, or its box")
+    if not faces:
+        # no face, no verdict; in a data set the mean mesh in the given box stands in, and what has no score is an error
+        # of its class
+        raise InputError(
+            f"{name}: no face found in {image.shape[1]} x {image.shape[0]} pixels; give a photo with one face, upright "
+            "and not too small, or its box")
     face = faces[0]
     crop, scale, offset = face_crop(image, face.box, detector.frame_size)
-    frame = Frames(crop[None], face.moved(scale, offset).points[None], np.array([""]), np.array([0]), np.array([face.source]))
+    frame = Frames(crop[None], face.moved(scale, offset).points[None], np.array([""]), np.array([0]),
+                   np.array([face.source]))
     images, points = scoring_crop(frame, detector.scoring, getattr(detector.model, "planes", 3))
     out = network_output(detector.model, images)
     f_attack, f_real, score = (float(v[0]) for v in judged(detector.model, out, points, detector.scheme))
     maps, channels = shown_maps(detector.model, out, detector.scoring.size, detector.scheme)
     if math.isnan(score): raise InputError(f"{name}: the face lies outside its crop; give another box")
 
-    notes = ["the weights were trained on rendered faces: no evidence about real ones"] if detector.origin != "real" else []
+    notes = ["the weights were trained on rendered faces: no evidence about real "
+             "ones"] if detector.origin != "real" else []
     if len(faces) > 1: notes.append(f"{len(faces)} faces were found; the largest is judged")
     notes += [FLAGS[f] for f in landmark_flags(face, image.shape[:2])]
     margin = detector.frame_size*(1 - detector.scoring.box_factor/FRAME_FACTOR)/2
     window = [(v/scale + o) for v in (margin, detector.frame_size - margin) for o in offset]
     return Verdict("attack" if score > threshold else "bona_fide", f_attack,   # Eq. 6, epsilon is the threshold
                    f_real, score, threshold,
-                   tuple(map(float, face.box)), face.source, tuple(notes), maps[0], channels, tuple(map(float, window)), face.points)
+                   tuple(map(float, face.box)), face.source, tuple(notes), maps[0], channels,
+                   tuple(map(float, window)), face.points)
 
 def predict_picture(
     image:np.ndarray,   # uint8 [H, W, 3] RGB, the photo
@@ -471,7 +532,8 @@ def predict_picture(
     *,
     mode:str="boxes",   # how A_key was made
 ):                      # the axes
-    "The photo around the face with the attack map in red, the living map in green, and the outlines of A_face and A_key."
+    """The photo around the face with the attack map in red, the living map in green, and the outlines of A_face and
+    A_key."""
     from fas_nb.show import show_image
     height, width = image.shape[:2]
     x0, y0, x1, y1 = np.array(verdict.window) - .5                # a drawn pixel i reaches from i - 0.5 to i + 0.5
@@ -484,11 +546,14 @@ def predict_picture(
     closed = lambda xy: np.vstack([xy, xy[:1]]) - .5
     ax.plot(*closed(verdict.points[list(MESH["oval"]), :2]).T, color="white", lw=1)
     for part, (a, b, c, d) in zip(KEY_PARTS, key_boxes(verdict.points)):
-        outline = np.array([[a, b], [c, b], [c, d], [a, d]]) if mode == "boxes" else verdict.points[list(MESH[part]), :2]
+        outline = np.array([[a, b], [c, b], [c, d],
+                            [a, d]]) if mode == "boxes" else verdict.points[list(MESH[part]), :2]
         ax.plot(*closed(outline).T, color="white", lw=.8, ls=":")
     grow = .25*(x1 - x0)
-    ax.set_xlim(max(x0 - grow, -.5), min(x1 + grow, width - .5)); ax.set_ylim(min(y1 + grow, height - .5), max(y0 - grow, -.5))
-    ax.set_title("\n".join([f"{verdict.label}: score {verdict.score:.3f}, threshold {verdict.threshold:.3f}", *verdict.warnings]), fontsize=8)
+    ax.set_xlim(max(x0 - grow, -.5), min(x1 + grow, width - .5))
+    ax.set_ylim(min(y1 + grow, height - .5), max(y0 - grow, -.5))
+    ax.set_title("\n".join([f"{verdict.label}: score {verdict.score:.3f}, threshold {verdict.threshold:.3f}",
+                            *verdict.warnings]), fontsize=8)
     return ax
 
 # %% ../nbs/40_decision.ipynb #c036
@@ -506,7 +571,8 @@ def predict_sheet(
     for ax, channel, values in zip(axs[1:], verdict.channels, verdict.maps):
         color = np.array(CHANNEL_COLORS[channel])/255
         ax.imshow(values, cmap=LinearSegmentedColormap.from_list(channel.name, [(.08, .08, .1), color]), vmin=0, vmax=1)
-        used = {Channel.ATTACK: f"\nF_attack {verdict.f_attack:.3f}", Channel.LIVING: f"\nF_real {verdict.f_real:.3f}"}.get(channel, "\n")
+        used = {Channel.ATTACK: f"\nF_attack {verdict.f_attack:.3f}",
+                Channel.LIVING: f"\nF_real {verdict.f_real:.3f}"}.get(channel, "\n")
         ax.set_title(channel.name.lower() + used, fontsize=8); ax.set_axis_off()
     return figure
 
@@ -515,14 +581,17 @@ COMBINE = {"mean": np.mean, "median": np.median, "highest": np.max, "lowest": np
 
 def media_files(
     paths:list[str|Path],    # files and folders
-    problems:list|None=None, # gets (folder, reason) of what holds nothing to judge; an error where None, or where all do
+    # gets (folder, reason) of what holds nothing to judge; an error where None, or where all do
+    problems:list|None=None,
 ) -> list[Path]:             # files: as given, and the pictures and videos of folders in the order of their names
     "What there is to judge; hidden files, thumbnails and companions in folders are none."
     found, empty = [], []
     for path in map(Path, paths):
         inside = _inside(path)
         if inside: found += inside
-        else: empty.append((str(path), f"holds no picture and no video{_others(path)}; known are {' '.join(PICTURES + VIDEOS)}"))
+        else:
+            empty.append((str(path),
+                          f"holds no picture and no video{_others(path)}; known are {' '.join(PICTURES + VIDEOS)}"))
     if empty and (problems is None or not found): raise InputError(f"{empty[0][0]}: {empty[0][1]}", 2)
     if problems is not None: problems += empty
     return found
@@ -548,7 +617,8 @@ def passed_over(
     kinds = {}
     for path in map(Path, paths):
         for p in _files(path) if path.is_dir() else ():
-            if p.suffix.lower() not in PICTURES + VIDEOS: kinds.setdefault(p.suffix.lower() or "without suffix", []).append(p)
+            if p.suffix.lower() not in PICTURES + VIDEOS:
+                kinds.setdefault(p.suffix.lower() or "without suffix", []).append(p)
     return ", ".join(f"{len(files)} {kind}" for kind, files in sorted(kinds.items()))
 
 def video_frames(
@@ -566,7 +636,8 @@ def camera_frames(
     n:int,           # frames kept
     every:int=5,     # of which one is kept: neighbours look alike
     *,
-    shows:Callable|None=None,  # image -> bool: is there a face? where given, frames without are passed over until `n` have one
+    # image -> bool: is there a face? where given, frames without are passed over until `n` have one
+    shows:Callable|None=None,
     most:int=300,    # frames after which to stop waiting for faces
 ) -> list[np.ndarray]:  # uint8 [H, W, 3] RGB
     "Some frames of a camera; one that starts black is given time."
@@ -582,8 +653,10 @@ def camera_frames(
                 if shows is None or shows(image): kept.append(image)
             number += 1
     finally: camera.release()
-    if not number: raise InputError(f"camera {source}: gives no picture; is it connected, free and allowed? 0 is the first camera", 2)
-    if not kept: raise InputError(f"camera {source}: no face in {number} frames; sit before it, in the light, and start again")
+    if not number: raise InputError(
+        f"camera {source}: gives no picture; is it connected, free and allowed? 0 is the first camera", 2)
+    if not kept: raise InputError(
+        f"camera {source}: no face in {number} frames; sit before it, in the light, and start again")
     return kept
 
 def predict_frames(
@@ -591,9 +664,11 @@ def predict_frames(
     model:"Detector|str|Path",       # from `load_model`, or its file
     threshold:float|None=None,       # an attack when `score > threshold`; the detector's own where `None`
     combine:str="mean",              # key of `COMBINE`
-) -> tuple[Verdict, int]:            # verdict, with maps and box of the frame whose score is nearest; and which frame that is
+# verdict, with maps and box of the frame whose score is nearest; and which frame that is
+) -> tuple[Verdict, int]:
     "The verdict on a presentation of several frames."
-    if combine not in COMBINE: raise InputError(f"predict_frames: {combine!r} is unknown; use one of {', '.join(COMBINE)}", 2)
+    if combine not in COMBINE: raise InputError(
+        f"predict_frames: {combine!r} is unknown; use one of {', '.join(COMBINE)}", 2)
     model, judged, why = model if isinstance(model, Detector) else load_model(model), {}, ""
     for i, image in enumerate(images):
         try: judged[i] = predict(image, model, threshold)
@@ -601,10 +676,14 @@ def predict_frames(
             if error.code == 2: raise
             why = str(error)
     if not judged: raise InputError(f"no face in any of {len(images)} frames; {why.split('; ')[-1]}")
-    values = {k: float(COMBINE[combine]([getattr(v, k) for v in judged.values()])) for k in ("f_attack", "f_real", "score")}
+    values = {k: float(COMBINE[combine]([getattr(v, k) for v in judged.values()]))
+              for k in ("f_attack", "f_real", "score")}
     nearest = min(judged, key=lambda i: abs(judged[i].score - values["score"]))
-    notes = [f"{combine} of {len(judged)} frames" + ("" if combine == "mean" else ", of each number by itself: the score need not be F_attack - F_real") + (f"; no face in {len(images) - len(judged)} others" if len(judged) < len(images) else "")]
+    notes = [f"{combine} of {len(judged)} frames"
+             + ("" if combine == "mean" else ", of each number by itself: the score need not be F_attack - F_real")
+             + (f"; no face in {len(images) - len(judged)} others" if len(judged) < len(images) else "")]
     if threshold is None: notes.append("the threshold was chosen on single frames")
     notes += dict.fromkeys(w for v in judged.values() for w in v.warnings)
     limit = judged[nearest].threshold
-    return replace(judged[nearest], label="attack" if values["score"] > limit else "bona_fide", warnings=tuple(notes), **values), nearest
+    return replace(judged[nearest], label="attack" if values["score"] > limit else "bona_fide", warnings=tuple(notes),
+                   **values), nearest

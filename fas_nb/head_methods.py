@@ -108,7 +108,8 @@ def pretrained(
     net, said = get_model(name), f"pretrained={file}: is no {name} of torchvision"
     state = {k: v for k, v in _read_weights(file, name).items() if _of_trunk(k)}
     try: left = net.load_state_dict(state, strict=False)
-    except RuntimeError as error: raise InputError(f"{said}: other shapes, {str(error).splitlines()[-1].strip()}") from error
+    except RuntimeError as error: raise InputError(
+        f"{said}: other shapes, {str(error).splitlines()[-1].strip()}") from error
     odd = [k for k in left.missing_keys if _of_trunk(k)] + left.unexpected_keys
     if odd: raise InputError(f"{said}: {len(odd)} names differ, e.g. {odd[0]}")
     return net
@@ -121,7 +122,8 @@ def _read_weights(file, name):
     plain = str(file).endswith(".safetensors")
     try: state = load_file(file) if plain else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error: raise InputError(
-        f"pretrained={file}: holds no weights that can be read without running code ({type(error).__name__})") from error
+        f"pretrained={file}: holds no weights that can be read without running code "
+        f"({type(error).__name__})") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"pretrained={file}: is no table of tensors; give the state_dict of {name}")
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", k): v for k, v in state.items()}

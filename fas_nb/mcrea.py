@@ -23,9 +23,11 @@ _OWN = {Region.LEFT_EYE: MESH["left_eye"] + MESH["left_iris"], Region.RIGHT_EYE:
         Region.LEFT_BROW: MESH["left_brow"], Region.RIGHT_BROW: MESH["right_brow"],
         Region.SKIN: MESH["oval"] + MESH["right_cheek"] + MESH["left_cheek"] + MESH["forehead"] + MESH["chin"]}
 
-EXCHANGED = (Region.SKIN, Region.LEFT_EYE, Region.RIGHT_EYE, Region.NOSE, Region.MOUTH, Region.LEFT_BROW, Region.RIGHT_BROW,
+EXCHANGED = (Region.SKIN, Region.LEFT_EYE, Region.RIGHT_EYE, Region.NOSE, Region.MOUTH, Region.LEFT_BROW,
+             Region.RIGHT_BROW,
              Region.EARS, Region.HAIR, Region.GLASSES, Region.INSTRUMENT)             # the parts that are exchanged
-ALIGNED_BY = {r: _OWN[r] if r in _OWN and r != Region.SKIN else _FACE for r in EXCHANGED}  # part -> mesh points that align it
+# part -> mesh points that align it
+ALIGNED_BY = {r: _OWN[r] if r in _OWN and r != Region.SKIN else _FACE for r in EXCHANGED}
 
 # %% ../nbs/30_mcrea.ipynb #c009
 def align(
@@ -33,7 +35,8 @@ def align(
     target:torch.Tensor,     # [k, p, 2] points (x, y)
     weight:torch.Tensor,     # [k, p], 0 leaves a point out
     warp:str="similarity",   # or `affine`
-) -> torch.Tensor:           # float64 [k, 2, 3], nan where the source has no two distinct points (affine: no three off a line)
+# float64 [k, 2, 3], nan where the source has no two distinct points (affine: no three off a line)
+) -> torch.Tensor:
     "The motion that takes `source` to `target` best in the least-squares sense, one for each row."
     source, target, weight = source.double(), target.double(), weight.double()[..., None]
     total = weight.sum(1)
@@ -64,7 +67,8 @@ def _sample(x, donor, rows, columns):
     c = torch.stack([left, left + 1, left, left + 1], 1).long().clamp(0, w - 1)
     return x.permute(0, 2, 3, 1)[donor[:, None], r, c], share.to(x.dtype)
 
-def _source_pixels(matrix, h, w):  # where each pixel of the recipient comes from: rows, columns [k, h, w] in 1/256 pixel
+# where each pixel of the recipient comes from: rows, columns [k, h, w] in 1/256 pixel
+def _source_pixels(matrix, h, w):
     shift = matrix[:, :, 2]
     x = torch.arange(w, dtype=torch.float64, device=matrix.device) + .5 - shift[:, 0:1]       # [k, w]
     y = torch.arange(h, dtype=torch.float64, device=matrix.device) + .5 - shift[:, 1:2]       # [k, h]
@@ -107,15 +111,18 @@ def paste(
     i, y, x = (alpha > 1e-3).nonzero(as_tuple=True)
     colors, share = _sample(originals[0], donor[i], rows[i, y, x], columns[i, y, x])
     colors = (colors*share[..., None]).sum(1)
-    images[recipient[i], :, y, x] = torch.lerp(images[recipient[i], :, y, x], colors, alpha[i, y, x, None].to(colors.dtype))
+    images[recipient[i], :, y, x] = torch.lerp(images[recipient[i], :, y, x], colors,
+                                               alpha[i, y, x, None].to(colors.dtype))
 
     i, y, x = written.nonzero(as_tuple=True)
     r, c = r[i, y, x], c[i, y, x]
     values, share = _sample(originals[1], donor[i], rows[i, y, x], columns[i, y, x])
-    support = share[..., None]*(values > 0)                                              # corners with the same evidence
+    # corners with the same evidence
+    support = share[..., None]*(values > 0)
     values = (values*support).sum(1)/support.sum(1).clamp_min(1e-6)
     values = torch.where(originals[1][donor[i], :, r, c] > 0, values, 0)
-    if options.depth == "recipient":                                                     # no step of depth at the border
+    # no step of depth at the border
+    if options.depth == "recipient":
         depth = maps[recipient[i], :Channel.BACKGROUND, y, x].amax(1, keepdim=True)
         faces = values[:, :Channel.BACKGROUND]
         values[:, :Channel.BACKGROUND] = torch.where((faces > 0) & (depth > 0), depth, faces)
@@ -149,12 +156,15 @@ class MCREAResult:
     maps:torch.Tensor       # float [n, 3, h, w]
     regions:torch.Tensor    # uint8 [n, h, w]
     landmarks:torch.Tensor  # float [n, 478, 2 or 3]
-    log:dict                # counts: `exchanged`, its `living<-attack`, `attack<-living` and `same`, its `label-changing`
-                            # (turned living into attack or back), `skipped: …` by reason, and images with `label changed`
+    # counts: `exchanged`, its `living<-attack`, `attack<-living` and `same`, its `label-changing`
+    log:dict
+                            # (turned living into attack or back), `skipped: …` by reason, and images with `label
+                            # changed`
     attack:np.ndarray       # bool [n], is the image an attack now?
 
 def _census(maps, regions):
-    "Which parts each image has, the channel of most of each part's pixels, and is any of them living: bool, int and bool [n, parts]."
+    """Which parts each image has, the channel of most of each part's pixels, and is any of them living: bool, int and
+    bool [n, parts]."""
     channel = torch.where(maps[:, Channel.ATTACK] > 0, 0, torch.where(maps[:, Channel.LIVING] > 0, 1, 2))
     code = (torch.arange(len(maps), device=maps.device)[:, None, None]*256 + regions)*3 + channel
     counts = torch.bincount(code.flatten(), minlength=len(maps)*768).view(-1, 256, 3)[:, list(EXCHANGED)].cpu().numpy()
@@ -188,7 +198,8 @@ def _anchors(points, weight):
 _WHOLE_FACE = EXCHANGED.index(Region.HAIR)   # stands for what is aligned by the whole face
 
 def _exchange(new, source, recipients, scheme, was_attack, options, log, rng):
-    "One exchange for each of the recipients: `new` (images, maps, regions, landmarks) is written, donors are read from `source`."
+    """One exchange for each of the recipients: `new` (images, maps, regions, landmarks) is written, donors are read
+    from `source`."""
     images, maps, regions, points = source
     device, n = maps.device, len(maps)
     item = None                                                                  # what overlay and integrate move
@@ -201,17 +212,22 @@ def _exchange(new, source, recipients, scheme, was_attack, options, log, rng):
         if options.part:
             only = np.array([p.name.lower() == options.part for p in EXCHANGED])
             if not only.any(): raise ValueError(
-                f"mcrea: part {options.part!r} is not exchanged; use one of {', '.join(p.name.lower() for p in EXCHANGED)}")
+                f"mcrea: part {options.part!r} is not exchanged; use one of "
+                f"{', '.join(p.name.lower() for p in EXCHANGED)}")
             has, has_donor = has & only, has_donor & only
     allowed = np.ones((n, n), bool)
     if options.pairs != "any": allowed &= (was_attack[:, None] == was_attack[None]) == (options.pairs == "same")
 
     def parts_of(i, j):
-        if scheme != "clip": return ([_WHOLE_FACE],)*2 if has_item[j] and not (scheme == "integrate" and was_attack[i]) else ((), ())
-        given = has_donor[j] if options.living_on_attack or not was_attack[i] else has_donor[j] & ~living[j]   # by part: an attack may wear glasses and be living skin else
+        if scheme != "clip":
+            return ([_WHOLE_FACE],)*2 if has_item[j] and not (scheme == "integrate" and was_attack[i]) else ((), ())
+        # by part: an attack may wear glasses and be living skin else
+        given = has_donor[j] if options.living_on_attack or not was_attack[i] else has_donor[j] & ~living[j]
         if options.pairing == "independent": return np.flatnonzero(has[i]), np.flatnonzero(given)
         common = np.flatnonzero(has[i] & given)
-        if options.weights == "label_changing" and (turned := common[channel[i, common] != channel_donor[j, common]]).size: common = turned
+        if options.weights == "label_changing" and (turned := common[channel[i, common]
+                                                                     != channel_donor[j, common]]).size:
+            common = turned
         return common, common
 
     pairs = _drawn(recipients, n, allowed, parts_of, options, rng)
@@ -246,12 +262,14 @@ def _exchange(new, source, recipients, scheme, was_attack, options, log, rng):
         i, y, x = (own & ~written).nonzero(as_tuple=True)
         new[1][recipient[i], :, y, x] = 0
         new[2][recipient[i], y, x] = int(Region.IGNORE)
-        new[1].masked_fill_((new[2] == int(Region.IGNORE))[:, None], 0)   # a later exchange may have recomputed the background there
+        # a later exchange may have recomputed the background there
+        new[1].masked_fill_((new[2] == int(Region.IGNORE))[:, None], 0)
     done = written.flatten(1).any(1).tolist()
     log["skipped: outside"] += done.count(False)
     log["exchanged"] += done.count(True)
     log["label-changing"] += sum(turned)
-    for i, j, q, p, ok, m in zip(recipient.tolist(), donor.tolist(), mine.tolist(), part.tolist(), done, matrix.to(points.dtype)):
+    for i, j, q, p, ok, m in zip(recipient.tolist(), donor.tolist(), mine.tolist(), part.tolist(), done,
+                                 matrix.to(points.dtype)):
         if not ok: continue
         log["same" if was_attack[i] == was_attack[j] else "living<-attack" if was_attack[j] else "attack<-living"] += 1
         if scheme == "clip" and options.move_landmarks and p == q and (moved := _OWN.get(EXCHANGED[p])):
@@ -274,16 +292,20 @@ def mcrea(
     "Exchange face parts and their labels between the images of a batch."
     options = replace(options, **{k: v for k, v in dict(gamma=gamma, rho=rho, scheme=scheme).items() if v is not None})
     n = len(images)
-    if maps.shape != (n, len(Channel), *images.shape[2:]) or regions.shape != (n, *images.shape[2:]) or len(landmarks) != n:
-        raise ValueError(f"mcrea: images {tuple(images.shape)}, maps {tuple(maps.shape)}, regions {tuple(regions.shape)} and "
-                         f"{len(landmarks)} landmarks do not fit; maps are attack, living, background in the size of the images")
+    if maps.shape != (n, len(Channel),
+                      *images.shape[2:]) or regions.shape != (n, *images.shape[2:]) or len(landmarks) != n:
+        raise ValueError(f"mcrea: images {tuple(images.shape)}, maps {tuple(maps.shape)}, regions "
+                         f"{tuple(regions.shape)} and "
+                         f"{len(landmarks)} landmarks do not fit; maps are attack, living, background in the size of "
+                         "the images")
     new, originals = [x.clone() for x in (images, maps, regions, landmarks)], (images, maps, regions, landmarks)
     log, was_attack = Counter(), _is_attack(maps, options.image_label)
     recipients = (rng.permutation(n) if options.recipients == "random" else np.arange(n))[:int(options.gamma*n + 1e-9)]
     alone = options.donors == "in_place" or options.direction == "swap"          # one recipient after the other
     for _ in range(options.rho if n > 1 or options.self_donor else 0):
         mixed = options.scheme == "mixed"
-        schemes = rng.choice(MCREA_CHOICES["scheme"][:3], len(recipients)) if mixed else np.full(len(recipients), options.scheme)
+        schemes = rng.choice(MCREA_CHOICES["scheme"][:3],
+                             len(recipients)) if mixed else np.full(len(recipients), options.scheme)
         for name in dict.fromkeys(schemes.tolist()):
             lot = recipients[schemes == name]
             for some in lot[:, None] if alone else [lot]:

@@ -25,7 +25,8 @@ def _checked(where, score, species, acquired=None):
     score, species = np.asarray(score, float), np.asarray(species)
     acquired = np.ones(len(score), bool) if acquired is None else np.asarray(acquired)
     if score.ndim != 1 or species.shape != score.shape or acquired.shape != score.shape: raise ValueError(
-        f"{where}: score has shape {score.shape}, species {species.shape}, acquired {acquired.shape}; give one of each per item")
+        f"{where}: score has shape {score.shape}, species {species.shape}, acquired {acquired.shape}; give one of "
+        "each per item")
     if len(acquired) and acquired.dtype != bool: raise ValueError(
         f"{where}: acquired holds {acquired.dtype}, expected bool")
     for bad, what in ((acquired & np.isinf(score), "scores are infinite"),
@@ -40,7 +41,8 @@ def _checked(where, score, species, acquired=None):
 def _unknown(score, acquired):
     "Why nothing can be said where a score is nan although one was acquired; empty where none is."
     bad = ~np.isfinite(score) & (True if acquired is None else acquired)
-    return f"undefined, because {bad.sum()} of {len(bad)} scores are nan, first at position {bad.argmax()}; mark items without a score in `acquired`" if bad.any() else ""
+    return (f"undefined, because {bad.sum()} of {len(bad)} scores are nan, first at position {bad.argmax()}; mark "
+            "items without a score in `acquired`" if bad.any() else "")
 
 # %% ../nbs/41_metrics.ipynb #c008
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,10 @@ def apcer(
     "Share of attacks that are accepted."
     wrong, species, reason = _wrong("apcer", score, species, threshold, acquired)
     missing = f"none of the {len(wrong)} items is an attack"
-    each = {str(s): _share(wrong[species == s], reason, missing) for s in Species if s != BONA_FIDE and (species == s).any()}
-    if pooled or reason or not each: return replace(_share(wrong[species != BONA_FIDE], reason, missing), per_species=each)
+    each = {str(s): _share(wrong[species == s], reason, missing) for s in Species if s != BONA_FIDE
+            and (species == s).any()}
+    if pooled or reason or not each:
+        return replace(_share(wrong[species != BONA_FIDE], reason, missing), per_species=each)
     return replace(max(each.values(), key=float), per_species=each)
 
 # %% ../nbs/41_metrics.ipynb #c011
@@ -99,7 +103,8 @@ def _halves(attacks:Rate, bona_fide:Rate):
     "The mean of two rates; nan with both reasons where one of them is."
     reason = "; ".join(dict.fromkeys(r.reason for r in (attacks, bona_fide) if r.reason))
     value = math.nan if reason else (attacks.value + bona_fide.value)/2
-    return Rate(value, attacks.n + bona_fide.n, attacks.errors + bona_fide.errors, reason, per_species=attacks.per_species)
+    return Rate(value, attacks.n + bona_fide.n, attacks.errors + bona_fide.errors, reason,
+                per_species=attacks.per_species)
 
 def acer(
     score:np.ndarray,            # float [n], higher = more like an attack
@@ -137,7 +142,8 @@ def auc(
     score = np.where(acquired, score, np.where(mine, np.inf, -np.inf))
     bona_fide, attacks = np.sort(score[mine]), score[~mine]
     pairs = len(bona_fide)*len(attacks)
-    if not pairs: return Rate(math.nan, reason=f"no pairs: {len(bona_fide)} {BONA_FIDE} items and {len(attacks)} attacks")
+    if not pairs:
+        return Rate(math.nan, reason=f"no pairs: {len(bona_fide)} {BONA_FIDE} items and {len(attacks)} attacks")
     below, not_above = (int(np.searchsorted(bona_fide, attacks, side=s).sum()) for s in ("left", "right"))
     return Rate((below + not_above)/2/pairs, pairs, pairs - not_above)
 
@@ -154,7 +160,8 @@ def polarity_warning(
     if not n or not m or _unknown(score, acquired): return ""
     share = float(auc(score[acquired], species[acquired]))
     if (share - .5)/math.sqrt((n + m + 1)/(12*n*m)) > -3: return ""
-    return (f"attacks score below {BONA_FIDE} items (AUC {share:.2f} of {m} attacks and {n} {BONA_FIDE} items): polarity looks inverted; "
+    return (f"attacks score below {BONA_FIDE} items (AUC {share:.2f} of {m} attacks and {n} {BONA_FIDE} items): "
+            "polarity looks inverted; "
             f"higher must mean more like an attack")
 
 def _warn_polarity(score, species, acquired):
@@ -169,9 +176,11 @@ def threshold_at_bpcer(
     acquired:np.ndarray=None, # bool [n], False: there is no score, rejected at any threshold; None: all have one
 ) -> Threshold:
     "The smallest bona fide score that at most the share `bpcer` of bona fide scores exceeds."
-    if not 0 <= bpcer < 1: raise ValueError(f"threshold_at_bpcer: bpcer is {bpcer}, expected a share in [0, 1) such as 0.01")
+    if not 0 <= bpcer < 1: raise ValueError(
+        f"threshold_at_bpcer: bpcer is {bpcer}, expected a share in [0, 1) such as 0.01")
     score, species, acquired = _checked("threshold_at_bpcer", score, species, acquired)
-    if reason := _unknown(score, acquired): return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
+    if reason := _unknown(score, acquired):
+        return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
     _warn_polarity(score, species, acquired)
     mine = species == BONA_FIDE
     n, have = int(mine.sum()), np.sort(score[mine & acquired])
@@ -193,12 +202,14 @@ def threshold_at_eer(
 ) -> Threshold:
     "Where the share of accepted attacks (pooled) and of rejected bona fide items are closest."
     score, species, acquired = _checked("threshold_at_eer", score, species, acquired)
-    if reason := _unknown(score, acquired): return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
+    if reason := _unknown(score, acquired):
+        return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
     _warn_polarity(score, species, acquired)
     mine = species == BONA_FIDE
     n, m = int(mine.sum()), int((~mine).sum())
     if not n or not m or not acquired.any():
-        reason = f"no threshold: the {len(score)} development items hold {n} {BONA_FIDE} and {m} attacks, {int(acquired.sum())} with a score"
+        reason = (f"no threshold: the {len(score)} development items hold {n} {BONA_FIDE} and {m} attacks, "
+                  f"{int(acquired.sum())} with a score")
         return Threshold(math.nan, Rate(math.nan, n, reason=reason), reason)
     at = np.unique(score[acquired])
     rejected = n - np.searchsorted(np.sort(score[mine & acquired]), at, side="right")
@@ -207,7 +218,8 @@ def threshold_at_eer(
     best = int(np.lexsort((a, a + b, np.abs(a - b)))[0])
     low, high = at[best], at[min(best + 1, len(at) - 1)]
     middle = low/2 + high/2
-    return Threshold(float(middle if low <= middle < high else low), Rate(int(rejected[best])/n, n, int(rejected[best])))
+    return Threshold(float(middle if low <= middle < high else low),
+                     Rate(int(rejected[best])/n, n, int(rejected[best])))
 
 def eer(
     score:np.ndarray,         # float [n], higher = more like an attack
@@ -228,9 +240,11 @@ def threshold_at_apcer(
     acquired:np.ndarray=None, # bool [n], False: there is no score, accepted at any threshold; None: all have one
 ) -> Threshold:
     "The highest threshold at which at most the share `apcer` of each species is accepted, in the middle of its gap."
-    if not 0 <= apcer < 1: raise ValueError(f"threshold_at_apcer: apcer is {apcer}, expected a share in [0, 1) such as 0.05")
+    if not 0 <= apcer < 1: raise ValueError(
+        f"threshold_at_apcer: apcer is {apcer}, expected a share in [0, 1) such as 0.05")
     score, species, acquired = _checked("threshold_at_apcer", score, species, acquired)
-    if reason := _unknown(score, acquired): return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
+    if reason := _unknown(score, acquired):
+        return Threshold(math.nan, Rate(math.nan, len(score), reason=reason), reason)
     attack = species != BONA_FIDE
     if not (attack & acquired).any():
         reason = f"no threshold: none of the {len(score)} items is an attack with a score"
@@ -251,7 +265,8 @@ def apcer_at_bpcer(
     *, acquired:np.ndarray=None, pooled:bool=False,
 ) -> Rate:
     "APCER where the threshold lets at most `bpcer` of the same set's bona fide items be rejected."
-    return apcer(score, species, threshold_at_bpcer(score, species, bpcer, acquired=acquired), pooled=pooled, acquired=acquired)
+    return apcer(score, species, threshold_at_bpcer(score, species, bpcer, acquired=acquired), pooled=pooled,
+                 acquired=acquired)
 
 def bpcer_at_apcer(
     score:np.ndarray, species:np.ndarray,  # as in `bpcer`
@@ -259,7 +274,8 @@ def bpcer_at_apcer(
     *, acquired:np.ndarray=None, pooled:bool=False,
 ) -> Rate:
     "BPCER where the threshold lets at most `apcer` of the same set's attacks be accepted."
-    return bpcer(score, species, threshold_at_apcer(score, species, apcer, acquired=acquired, pooled=pooled), acquired=acquired)
+    return bpcer(score, species, threshold_at_apcer(score, species, apcer, acquired=acquired, pooled=pooled),
+                 acquired=acquired)
 
 # %% ../nbs/41_metrics.ipynb #c039
 def definitions(
@@ -274,7 +290,8 @@ def definitions(
     for name, t in thresholds.items():
         attacks, rejected = apcer(**of(test), threshold=t), float(bpcer(**of(test), threshold=t))
         each = [float(r) for r in attacks.per_species.values()]
-        rows[name] = {"worst species (ISO)": float(attacks), "mean over species": float(np.mean(each)) if each else math.nan,
+        rows[name] = {"worst species (ISO)": float(attacks),
+                      "mean over species": float(np.mean(each)) if each else math.nan,
                       "all attacks pooled (legacy)": float(apcer(**of(test), threshold=t, pooled=True))}
         rows[name] = {k: (v + rejected)/2 for k, v in rows[name].items()}
     return pd.DataFrame(rows).T.rename_axis("threshold")
@@ -286,7 +303,8 @@ def by_presentation(
     how:str="mean",           # of the scored frames: `mean`, `median`, `max`, `min`
 ) -> pd.DataFrame:            # one row per presentation: `score` (nan if none), `frames` that were scored, `acquired`
     "The score of each presentation over its scored frames."
-    if how not in ("mean", "median", "max", "min"): raise ValueError(f"by_presentation: how is {how!r}; use mean, median, max or min")
+    if how not in ("mean", "median", "max", "min"): raise ValueError(
+        f"by_presentation: how is {how!r}; use mean, median, max or min")
     need = ["presentation", "species", "score"]
     if lost := [c for c in need if c not in table]: raise ValueError(
         f"by_presentation: columns {', '.join(lost)} are missing; the table has {', '.join(map(str, table.columns))}")
@@ -294,7 +312,8 @@ def by_presentation(
         f"by_presentation: {bad.sum()} of {len(bad)} scores are infinite, first at position {bad.argmax()}")
     groups = table.groupby("presentation", sort=False)
     if (mixed := groups.species.nunique() > 1).any(): raise ValueError(
-        f"by_presentation: {mixed.sum()} presentations have several species, first {mixed.idxmax()}; a presentation has one")
+        f"by_presentation: {mixed.sum()} presentations have several species, first {mixed.idxmax()}; a "
+        "presentation has one")
     means = [c for c in ("f_attack", "f_real", "score") if c in table]
     out = groups[[c for c in ("subject", "instrument", "split", "species") if c in table]].first()
     scored = table[table.score.notna()].groupby("presentation")
@@ -360,8 +379,10 @@ class _Joint:
             f"bootstrap: replicates is {replicates} and level {level}; expected at least 1 and a share such as 0.95")
         self.level, items = level, []
         for i, part in enumerate(parts):
-            wrong, species, _ = _wrong("bootstrap", *(part[k] for k in ("score", "species", "threshold")), part.get("acquired"))
-            own = {k: np.arange(len(wrong)) if part.get(k) is None else np.asarray(part[k]) for k in ("groups", "units")}
+            wrong, species, _ = _wrong("bootstrap", *(part[k] for k in ("score", "species", "threshold")),
+                                       part.get("acquired"))
+            own = {k: np.arange(len(wrong)) if part.get(k) is None else np.asarray(part[k])
+                   for k in ("groups", "units")}
             for k, v in own.items():
                 if len(v) != len(wrong): raise ValueError(
                     f"bootstrap: {len(v)} {k} for {len(wrong)} scores; give each item its cluster and its presentation")
@@ -376,7 +397,8 @@ class _Joint:
         self.seen, self.errors = {}, {}   # species -> [1 + replicates, parts]; the first row is what was observed
         for species, own in counts.groupby(level=0):
             own = np.ascontiguousarray(own.to_numpy(float))
-            drawn = np.stack([own.sum(0), *(np.bincount(rng.integers(len(own), size=len(own)), minlength=len(own)) @ own for _ in range(replicates))])
+            drawn = np.stack([own.sum(0), *(np.bincount(rng.integers(len(own), size=len(own)), minlength=len(own)) @ own
+                                            for _ in range(replicates))])
             self.seen[species], self.errors[species] = np.split(drawn, 2, axis=1)
 
     def half(self, kind, weights=(1.,)):
@@ -388,13 +410,17 @@ class _Joint:
         with np.errstate(invalid="ignore", divide="ignore"):                     # 0/0: a species that was not drawn
             if kind == "pooled": rates = sum(self.errors[s] for s in kinds)/sum(self.seen[s] for s in kinds)
             else:
-                each = np.stack([np.where(self.seen[s] > 0, self.errors[s]/self.seen[s], -np.inf) for s in kinds]).max(0)
+                each = np.stack([np.where(self.seen[s] > 0, self.errors[s]/self.seen[s], -np.inf)
+                                 for s in kinds]).max(0)
                 rates = np.where(np.isinf(each), np.nan, each)
         value, *draws = rates[:, weights > 0] @ weights[weights > 0]
         draws, per = np.array(draws), used.groupby("species")[["groups", "units"]].nunique()
         k, n = map(int, per.sum() if kind == "pooled" else per.min())            # of the worst: as if of the smallest
-        if k < FEW: return _Half(value, draws, clopper_pearson(value*n, n, self.level), f"ignores clustering, {k} cluster{'s'*(k != 1)}")
-        if value in (0, 1): return _Half(value, draws, clopper_pearson(value*k, k, self.level), f"Clopper-Pearson on {k} clusters")
+        if k < FEW:
+            return _Half(value, draws, clopper_pearson(value*n, n, self.level),
+                         f"ignores clustering, {k} cluster{'s'*(k != 1)}")
+        if value in (0, 1):
+            return _Half(value, draws, clopper_pearson(value*k, k, self.level), f"Clopper-Pearson on {k} clusters")
         return _Half(value, draws, self.between(draws), "")
 
     def between(self, draws):
@@ -428,7 +454,8 @@ def bootstrap(
     *,
     rng:np.random.Generator,
     groups:np.ndarray=None,      # [n], what is drawn as a whole, see `clusters`; None: each item by itself
-    units:np.ndarray=None,       # [n], presentation of each item, counted where clusters are few; None: each item is one
+    # [n], presentation of each item, counted where clusters are few; None: each item is one
+    units:np.ndarray=None,
     replicates:int=1000,
     level:float=.95,
     pooled:bool=False,           # APCER and ACER over all attacks instead of the worst species?
@@ -438,14 +465,17 @@ def bootstrap(
     same = dict(threshold=threshold, acquired=acquired)
     rates = {"apcer": apcer(score, species, pooled=pooled, **same), "bpcer": bpcer(score, species, **same),
              "acer": acer(score, species, pooled=pooled, **same), "hter": hter(score, species, **same)}
-    joint = _Joint([dict(score=score, species=species, groups=groups, units=units, **same)], rng, replicates, level) if len(score) else None
+    joint = _Joint([dict(score=score, species=species, groups=groups, units=units, **same)], rng, replicates,
+                   level) if len(score) else None
     if joint is None or _why(dict(score=score, **same)): return rates
     attacks, all_attacks, bona_fide = (joint.half(k) for k in ("pooled" if pooled else "worst", "pooled", BONA_FIDE))
-    known = lambda rate, interval, note: rate if rate.reason or interval is None else replace(rate, interval=interval, note=note)
+    known = lambda rate, interval, note: rate if rate.reason or interval is None else replace(
+        rate, interval=interval, note=note)
     each = {s: known(r, *joint.half(s)[2:]) for s, r in rates["apcer"].per_species.items()}
     found = {"apcer": attacks[2:], "bpcer": bona_fide[2:], "acer": joint.mean((attacks, bona_fide), (.5, .5))[1:],
              "hter": joint.mean((all_attacks, bona_fide), (.5, .5))[1:]}
-    return {name: replace(known(r, *found[name]), per_species={} if name == "bpcer" else each) for name, r in rates.items()}
+    return {name: replace(known(r, *found[name]), per_species={} if name == "bpcer" else each)
+            for name, r in rates.items()}
 
 # %% ../nbs/41_metrics.ipynb #c059
 def _parts(cells):
@@ -453,11 +483,13 @@ def _parts(cells):
     parts, weights = [p for c in cells for p in c], []
     for i, cell in enumerate(cells):
         before = sum(map(len, cells[:i]))
-        weights.append(np.r_[np.zeros(before), np.full(len(cell), 1/len(cell)), np.zeros(len(parts) - before - len(cell))])
+        weights.append(np.r_[np.zeros(before), np.full(len(cell),
+                                                       1/len(cell)), np.zeros(len(parts) - before - len(cell))])
     return parts, weights
 
 def mean_rate(
-    cells:Sequence[Sequence[dict]], # for each protocol its test sets (folds, seeds): the arguments of `bootstrap`, with `groups` and `units`
+    # for each protocol its test sets (folds, seeds): the arguments of `bootstrap`, with `groups` and `units`
+    cells:Sequence[Sequence[dict]],
     metric:str,                     # `ACER` (worst species) or `HTER` (attacks pooled)
     *,
     rng:np.random.Generator,
@@ -468,7 +500,8 @@ def mean_rate(
     parts, weights = _parts(cells)
     if reason := next(filter(None, map(_why, parts)), ""): return Rate(math.nan, reason=reason)
     joint = _Joint(parts, rng, replicates, level)
-    halves = [*(joint.half("worst" if metric == "ACER" else "pooled", w) for w in weights), joint.half(BONA_FIDE, np.mean(weights, 0))]
+    halves = [*(joint.half("worst" if metric == "ACER" else "pooled", w) for w in weights),
+              joint.half(BONA_FIDE, np.mean(weights, 0))]
     value, interval, note = joint.mean(halves, [.5/len(cells)]*len(cells) + [.5])
     if math.isnan(value): return Rate(value, reason="a class is missing in one of the test sets")
     return Rate(value, len(joint.items), int(joint.items.wrong.sum()), interval=interval, note=note)
@@ -492,14 +525,16 @@ def compare(
     parts, weights = _parts([*a, *b])
     plain = _Joint(parts, np.random.default_rng(0), 1, level)
     counts = plain.items.groupby("species")["groups"].nunique()
-    if reason := next(filter(None, map(_why, parts)), ""): return Difference(math.nan, (math.nan, math.nan), reason, int(counts.min()))
+    if reason := next(filter(None, map(_why, parts)), ""):
+        return Difference(math.nan, (math.nan, math.nan), reason, int(counts.min()))
     few = [int(k) for k in counts if k < FEW]
     joint, kind = _Joint(parts, rng, replicates, level, singly=True), "worst" if metric == "ACER" else "pooled"
     halves = [(joint.half(kind, w), joint.half(BONA_FIDE, w)) for w in weights]
     sign = np.repeat([.5/len(a), -.5/len(b)], [len(a), len(b)])
     value = sum(s*(x.value + y.value) for s, (x, y) in zip(sign, halves))
     draws = sum(s*(x.draws + y.draws) for s, (x, y) in zip(sign, halves))
-    return Difference(float(value), joint.between(draws), _joined([f"ignores clustering, {k} clusters" for k in few]) if few else "", int(counts.min()))
+    return Difference(float(value), joint.between(draws),
+                      _joined([f"ignores clustering, {k} clusters" for k in few]) if few else "", int(counts.min()))
 
 # %% ../nbs/41_metrics.ipynb #c063
 def epsilon_figure(
@@ -515,11 +550,15 @@ def epsilon_figure(
     figure = Figure(figsize=(7, 2.9 + .8*bool(len(images))), layout="constrained")
     top, *below = figure.subfigures(2, 1, height_ratios=(3.2, 1)) if len(images) else [figure]
     show_scores(score, species, threshold, ax=top.subplots(),
-                title="   ".join(f"{name} {f'{r.value:.1%}' if not r.reason else r.reason}" for name, r in zip(("APCER", "BPCER", "ACER"), rates)))
-    for ax, image, x in zip(below[0].subplots(1, len(images), squeeze=False)[0] if below else (), images, np.asarray(score, float)):
+                title="   ".join(f"{name} {f'{r.value:.1%}' if not r.reason else r.reason}"
+                                 for name, r in zip(("APCER", "BPCER", "ACER"), rates)))
+    for ax, image, x in zip(below[0].subplots(1, len(images), squeeze=False)[0] if below else (), images,
+                            np.asarray(score, float)):
         show_image(image, ax)
-        ax.add_patch(ax.patch.__class__((0, 0), 1, 1, transform=ax.transAxes, fill=False, lw=5, ec="tab:red" if x > threshold else "tab:green"))
-        ax.text(.5, -.08, "attack" if x > threshold else "bona fide", ha="center", va="top", fontsize=7, transform=ax.transAxes)
+        ax.add_patch(ax.patch.__class__((0, 0), 1, 1, transform=ax.transAxes, fill=False, lw=5,
+                                        ec="tab:red" if x > threshold else "tab:green"))
+        ax.text(.5, -.08, "attack" if x > threshold else "bona fide", ha="center", va="top", fontsize=7,
+                transform=ax.transAxes)
     return figure
 
 def epsilon_slider(
@@ -542,7 +581,8 @@ def epsilon_slider(
 
     def draw(_=None):
         called, mine = score > slider.value, species == BONA_FIDE
-        text.value = (f"<b>{(called & ~mine).sum()}</b> of {(~mine).sum()} attacks stopped, <b>{(~called & mine).sum()}</b> of {mine.sum()} bona fide let in")
+        text.value = (f"<b>{(called & ~mine).sum()}</b> of {(~mine).sum()} attacks stopped, "
+                      f"<b>{(~called & mine).sum()}</b> of {mine.sum()} bona fide let in")
         out = BytesIO()
         epsilon_figure(score, species, slider.value, images).savefig(out, format="png", dpi=80)
         picture.value = out.getvalue()

@@ -62,7 +62,8 @@ def _client(workers, scheduler):
     import dask
     from distributed import Client, LocalCluster  # slow to import, and not needed in one process
     dask.config.set({"distributed.comm.timeouts.connect": "120s",    # a busy machine starts processes slowly
-                     "distributed.worker.profile.enabled": False,    # its sampling and the frequent ticks of the event loop
+                     # its sampling and the frequent ticks of the event loop
+                     "distributed.worker.profile.enabled": False,
                      "distributed.admin.tick.interval": "500ms",     # take the interpreter lock from the work
                      # Dask makes workers give memory back at every turn, which doubles the time of small network steps
                      "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**29,
@@ -70,28 +71,36 @@ def _client(workers, scheduler):
     if scheduler is None:
         try:
             with _undisturbed(), _without_script():
-                return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50))
-        except Exception as error: raise InputError(       # no sockets, no right to start processes, too little memory, …
-            f"{workers} processes cannot be started here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "ask for one: --workers 1, or workers=1", 2) from error
+                return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0",
+                                           silence_logs=50))
+        except Exception as error:
+            raise InputError(       # no sockets, no right to start processes, too little memory, …
+                f"{workers} processes cannot be started here ({type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else ''}); "
+                "ask for one: --workers 1, or workers=1", 2) from error
     try: return Client(scheduler, timeout=10)
     except (OSError, ValueError) as error: raise InputError(
-        f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out --scheduler") from error
+        f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler` or leave out "
+        "--scheduler") from error
 
 def _completed(client, submit, items, pending, patience=120):
-    """Places and futures of items as they finish; an error where every worker is gone for `patience` seconds.
-    Some are under way for each worker (`pending`: future -> place), not all of them: to wait for many thousands takes as long as to do them."""
+    """Places and futures of items as they finish; an error where every worker is gone for `patience` seconds. Some are
+    under way for each worker (`pending`: future -> place), not all of them: to wait for many thousands takes as long
+    as to do them."""
     from distributed import wait
     queue, alive = enumerate(items), time.monotonic()
     while True:
-        for i, item in islice(queue, max(0, max(32, 4*len(client.nthreads())) - len(pending))): pending[submit(item)] = i
+        for i, item in islice(queue, max(0, max(32, 4*len(client.nthreads())) - len(pending))):
+            pending[submit(item)] = i
         if not pending: return
         try:
-            with client.as_current(): done = wait(list(pending), timeout=5, return_when="FIRST_COMPLETED").done   # the caller may have a client, too
+            # the caller may have a client, too
+            with client.as_current(): done = wait(list(pending), timeout=5, return_when="FIRST_COMPLETED").done
         except TimeoutError: done = ()
         if done or client.scheduler_info()["workers"]: alive = time.monotonic()
         elif time.monotonic() - alive > patience: raise RuntimeError(
-            f"no worker process is left and {len(pending)} units wait; what was finished is kept, start again with fewer --workers")
+            f"no worker process is left and {len(pending)} units wait; what was finished is kept, start again with "
+            "fewer --workers")
         for future in done: yield pending.pop(future), future
 
 def _one_by_one(fn, items):
@@ -111,8 +120,8 @@ def run_parallel(
     desc:str="",            # what the progress bar says
     progress:bool=True,     # draw a progress bar?
 ) -> list:                  # results in the order of `items`, a `Failure` where one failed
-    """Apply `fn` to every item, on several processes where more than one is asked for; a failed item becomes a `Failure`.
-    A `KeyboardInterrupt` carries what was finished as `results`."""
+    """Apply `fn` to every item, on several processes where more than one is asked for; a failed item becomes a
+    `Failure`. A `KeyboardInterrupt` carries what was finished as `results`."""
     bar = partial(tqdm, total=len(items), desc=desc, disable=not progress, mininterval=1)
     if not items: return []
     if scheduler is None and (workers <= 1 or len(items) == 1): return _one_by_one(fn, bar(items))
@@ -136,18 +145,23 @@ def run_parallel(
 # %% ../nbs/02_parallel.ipynb #c012
 @cache
 def slurm_scheduler(
-    path:str,      # YAML: `cores`, `memory`, `walltime`, `queue`, `account`, … of dask_jobqueue.SLURMCluster; `jobs`, and `maximum` to adapt
+    # YAML: `cores`, `memory`, `walltime`, `queue`, `account`, … of dask_jobqueue.SLURMCluster; `jobs`, and `maximum` to
+    # adapt
+    path:str,
 ) -> str:          # address of a scheduler, for `run_parallel`
     "Start a scheduler whose workers are SLURM jobs; it lives as long as this process."
     import yaml
     from pathlib import Path
-    if not Path(path).is_file(): raise InputError(f"--slurm {path}: does not exist; give a YAML file with cores, memory, walltime and jobs", 2)
+    if not Path(path).is_file(): raise InputError(
+        f"--slurm {path}: does not exist; give a YAML file with cores, memory, walltime and jobs", 2)
     try: options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error: raise InputError(f"--slurm {path}: is no YAML ({str(error).splitlines()[0]})", 2) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error: raise InputError(
+        f"--slurm {path}: is no YAML ({str(error).splitlines()[0]})", 2) from error
     if not isinstance(options, dict) or not {"cores", "memory"} <= set(options): raise InputError(
         f"--slurm {path}: expected lines such as cores: 4, memory: 16GB, walltime: '04:00:00', jobs: 8", 2)
     try: from dask_jobqueue import SLURMCluster
-    except ImportError: raise InputError("--slurm needs dask-jobqueue: pip install 'fas_nb[scale]', or pip install dask-jobqueue", 2) from None
+    except ImportError: raise InputError(
+        "--slurm needs dask-jobqueue: pip install 'fas_nb[scale]', or pip install dask-jobqueue", 2) from None
     jobs, maximum = options.pop("jobs", 1), options.pop("maximum", None)
     try: cluster = SLURMCluster(**options)
     except (TypeError, ValueError) as error: raise InputError(f"--slurm {path}: {error}", 2) from error

@@ -178,7 +178,8 @@ def _orientation_of(frame):
     data = frame.side_data.get(Type.DISPLAYMATRIX)
     if data is None or len(bytes(data)) < 36: return 1
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()   # x' = a x + c y, y' = b x + d y
-    if abs(b) + abs(c) > abs(a) + abs(d): return {(False, False): 5, (True, False): 6, (True, True): 7, (False, True): 8}[c < 0, b < 0]
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return {(False, False): 5, (True, False): 6, (True, True): 7, (False, True): 8}[c < 0, b < 0]
     return {(False, False): 1, (True, False): 2, (True, True): 3, (False, True): 4}[a < 0, d < 0]
 
 def _pixels(frame, path):
@@ -279,7 +280,8 @@ def count_video_frames(
     if is_picture(path): return 1
     with _open_video(path) as container:
         stream = _stream(container)
-        if stream.codec_context.codec.intra_only: return sum(not packet.is_discard for packet in _packets(container, stream))
+        if stream.codec_context.codec.intra_only:
+            return sum(not packet.is_discard for packet in _packets(container, stream))
     return look(path).shown
 
 def rotation_tag(

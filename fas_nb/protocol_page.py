@@ -15,12 +15,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .ablations import (SPLITS, VARIANTS, Cell, Data, is_made, load_frames, read_examples, read_result, read_scores)
+from .ablations import (SPLITS, VARIANTS, Cell, Data, is_made, load_frames, read_examples,
+                              read_result, read_scores)
 from .metrics import bootstrap, by_presentation, clusters, definitions, threshold_at_bpcer, threshold_at_eer
-from .reports import (MARKS, Session, code_block, detail_block, entry, interval_cell, made_by, not_learnt, picture, protocol_file, rate_cell, repeat, unread,
+from .reports import (MARKS, Session, code_block, detail_block, entry, interval_cell, made_by, not_learnt,
+                            picture, protocol_file, rate_cell, repeat, unread,
                             verdict, write_page)
 from .show import maps_picture, region_picture, show_det, show_scores
-from .slices import edge_errors, face_light, hits_and_misses, inside_face, mean_difference, slice_rates, slices_apart, thirds
+from .slices import (edge_errors, face_light, hits_and_misses, inside_face, mean_difference, slice_rates,
+                           slices_apart, thirds)
 from .vocab import BONA_FIDE, CHANNEL_COLORS, FRAME_FACTOR, SCHEMES, InputError
 
 # %% ../nbs/53_protocol_page.ipynb #c005
@@ -36,8 +39,10 @@ def oracle(
         for i in range(0, len(ids), 16):                  # a large set never lies in memory at once
             frames, labels = load_frames(ids[i:i + 16], data, labels=True)
             for at in np.split(np.arange(len(frames.points)), range(64, len(frames.points), 64)):
-                parts.append((decision_scores(batch_maps(labels.take(at), "full"), frames.points[at]).score, labels.species[at]))
-    arrays = {s: dict(score=np.concatenate([x for x, _ in parts]), species=np.concatenate([y for _, y in parts])) for s, parts in arrays.items()}
+                parts.append((decision_scores(batch_maps(labels.take(at), "full"), frames.points[at]).score,
+                              labels.species[at]))
+    arrays = {s: dict(score=np.concatenate([x for x, _ in parts]), species=np.concatenate([y for _, y in parts]))
+              for s, parts in arrays.items()}
     choose = threshold_at_bpcer if fold.dataset == "wmca" else threshold_at_eer
     rates = bootstrap(**arrays["test"], threshold=choose(**arrays["dev"]), rng=np.random.default_rng(0), replicates=1)
     return {k.upper(): float(r) for k, r in rates.items()}
@@ -56,11 +61,14 @@ def sheet(
     canvas = Image.new("RGB", (left + side*len(heads), top + side*len(rows)), "white")
     draw = ImageDraw.Draw(canvas)
     for j, head in enumerate(heads):
-        for k, line in enumerate(head.split("\n")[:2]): draw.text((left + j*side + 2, 4 + 14*k), line[:side//6], "#1d2430", font)
+        for k, line in enumerate(head.split("\n")[:2]):
+            draw.text((left + j*side + 2, 4 + 14*k), line[:side//6], "#1d2430", font)
     for i, (name, pictures) in enumerate(rows):
         for k, line in enumerate(name.split("\n")): draw.text((2, top + i*side + 4 + 13*k), line, "#1d2430", font)
         for j, p in enumerate(pictures):
-            if p is not None: canvas.paste(Image.fromarray(p).resize((side - 2, side - 2), Image.Resampling.BILINEAR), (left + j*side, top + i*side))
+            if p is not None:
+                canvas.paste(Image.fromarray(p).resize((side - 2, side - 2), Image.Resampling.BILINEAR),
+                             (left + j*side, top + i*side))
     if origin == "rendered": draw.text((2, 4), "rendered\n(syn)", "#7a4200", font)
     buffer = io.BytesIO()
     canvas.save(buffer, "JPEG", quality=88)
@@ -82,9 +90,11 @@ NO_FACES = "Faces of licensed data are not shown; make the page with --faces to 
 def contact_sheet(session:Session, fold, n:int=9) -> dict:
     "Some people of each species, of all splits."
     ids = {}
-    for i in (*fold.train, *fold.dev, *fold.test): ids.setdefault(session.data.presentations[i].species, {}).setdefault(session.data.presentations[i].subject, i)
+    for i in (*fold.train, *fold.dev, *fold.test):
+        ids.setdefault(session.data.presentations[i].species, {}).setdefault(session.data.presentations[i].subject, i)
     people = [f"person {k + 1}" for k in range(n)]
-    block = dict(heading="Contact sheet", note=f"Up to {n} people of each species over train, dev and test, the first frame of one presentation each.")
+    block = dict(heading="Contact sheet", note=f"Up to {n} people of each species over train, dev and test, the first "
+                 "frame of one presentation each.")
     if not session.shows_faces: return block | dict(note=NO_FACES)
     rows = []
     for species in sorted(ids, key=lambda s: (s != BONA_FIDE, s)):
@@ -94,26 +104,33 @@ def contact_sheet(session:Session, fold, n:int=9) -> dict:
         frames = load_frames(chosen, session.data)
         first = [int(np.flatnonzero(frames.presentation == i)[0]) for i in chosen]
         rows.append((species, list(frames.images[first])))
-    return block | sheet(rows, people[:max(len(p) for _, p in rows)], session.data.origin, f"Faces of {', '.join(name for name, _ in rows)}, a row each")
+    return block | sheet(rows, people[:max(len(p) for _, p in rows)], session.data.origin,
+                         f"Faces of {', '.join(name for name, _ in rows)}, a row each")
 
 def annotation_sheet(session:Session, fold) -> dict:
     "One annotated frame of each species: what the network is told."
     from fas_nb.maps import batch_maps
     chosen = {}
-    for i in session.data.readable((*fold.train, *fold.test)): chosen.setdefault(session.data.presentations[i].species, i)
+    for i in session.data.readable((*fold.train, *fold.test)):
+        chosen.setdefault(session.data.presentations[i].species, i)
     names = sorted(chosen, key=lambda s: (s != BONA_FIDE, s))
     try: frames, labels = load_frames(tuple(chosen[s] for s in names), session.data, labels=True)
     except InputError as error: return dict(heading="Annotation", note=f"An annotation cannot be read: {error}")
     at = [int(np.flatnonzero(frames.presentation == chosen[s])[0]) for s in names]
     maps = batch_maps(labels.take(at), "full")
-    rows = [*([("frame", list(frames.images[at]))] if session.shows_faces else []), ("regions", [region_picture(r) for r in labels.regions[at]]),
+    rows = [*([("frame", list(frames.images[at]))] if session.shows_faces else []),
+            ("regions", [region_picture(r) for r in labels.regions[at]]),
             ("label\nmaps", [maps_picture(m) for m in maps])]
-    return dict(heading="Annotation", note="What training is told: the region of each pixel, and the three maps made of it: red attack, green living, blue background, brighter where "
-                "nearer." + ("" if session.shows_faces else f" {NO_FACES}")) | sheet(rows, names, session.data.origin, f"Annotated frames of {', '.join(names)}")
+    return dict(heading="Annotation", note="What training is told: the region of each pixel, and the three maps made "
+                "of it: red attack, green living, blue background, brighter where "
+                "nearer." + ("" if session.shows_faces else f" {NO_FACES}")) | sheet(rows, names,
+                                                                                     session.data.origin, "Annotated "
+                                                                                     f"frames of {', '.join(names)}")
 
 # %% ../nbs/53_protocol_page.ipynb #c009
 def _examples(session, cell):
-    "Kept test frames of a run: rows of scores, predicted maps, crops and label maps in the window that the network saw, landmarks in it."
+    """Kept test frames of a run: rows of scores, predicted maps, crops and label maps in the window that the network
+    saw, landmarks in it."""
     from fas_nb.maps import batch_maps
     rows, maps = read_examples(cell.spec, session.runs_dir)
     frames, labels = load_frames(tuple(dict.fromkeys(rows.presentation)), session.data, labels=True)
@@ -129,36 +146,48 @@ def _examples(session, cell):
 def maps_block(session:Session, cell:Cell, examples) -> dict:
     "Predicted three-channel maps of convincing hits and of the worst misses."
     rows, maps, images, target, _ = examples
-    threshold, channels = read_result(cell.spec, session.runs_dir)["frame"]["threshold"], SCHEMES[cell.spec.scheme].channels
+    threshold, channels = read_result(cell.spec,
+                                      session.runs_dir)["frame"]["threshold"], SCHEMES[cell.spec.scheme].channels
     if threshold is None: return dict(heading="Predicted maps", note="No threshold, so nothing is a hit or a miss.")
     chosen = hits_and_misses(rows, threshold)
     at = [i for i, _ in chosen]
     shaded = lambda c, m: (np.clip(m, 0, 1)[..., None]*np.array(CHANNEL_COLORS[c])).astype(np.uint8)
-    lines = [*([("frame", list(images[at]))] if session.shows_faces else []), ("predicted", [maps_picture(maps[i], channels) for i in at]),
-             *((c.name.lower(), [shaded(c, maps[i][k]) for i in at]) for k, c in enumerate(channels)), ("label", [maps_picture(target[i], channels) for i in at])]
+    lines = [*([("frame", list(images[at]))] if session.shows_faces else []),
+             ("predicted", [maps_picture(maps[i], channels) for i in at]),
+             *((c.name.lower(), [shaded(c, maps[i][k]) for i in at]) for k, c in enumerate(channels)),
+             ("label", [maps_picture(target[i], channels) for i in at])]
     heads = [f"{rows.species[i][:14]}\n{'hit ' if right else 'MISS '} {rows.score[i]:+.2f}" for i, right in chosen]
     told = f"{sum(r for _, r in chosen)} hits and {sum(not r for _, r in chosen)} misses"
     return dict(heading=f"Predicted maps, {cell.spec.fold.name}, {VARIANTS[cell.variant].title}",
-                note=f"{told} out of {len(rows)} kept test frames: for each species the furthest from the threshold {threshold:.3f} on the right side and on the wrong. "
-                     "The number is the score." + ("" if session.shows_faces else f" {NO_FACES}")) | sheet(lines, heads, session.data.origin, f"Predicted maps of {told}")
+                note=f"{told} out of {len(rows)} kept test frames: for each species the furthest from the threshold "
+                     f"{threshold:.3f} on the right side and on the wrong. " "The number is the score."
+                     + ("" if session.shows_faces else f" {NO_FACES}")) | sheet(lines, heads, session.data.origin,
+                                                                                f"Predicted maps of {told}")
 
 def edge_block(session:Session, cell:Cell, examples) -> dict:
     "Error of predicted maps at brightness edges and elsewhere inside the face."
     rows, maps, images, target, points = examples
     areas = np.stack([inside_face(p, images.shape[1:3]) for p in points])
     errors, origin = edge_errors(maps, target, images, areas), session.data.origin
-    lines, drawn = [], rows.species.to_numpy(str) + np.array(["/"], object) + clusters(rows.species, rows.subject, rows.instrument)
-    for name, mine in (("all", np.full(len(rows), True)), *((s, (rows.species == s).to_numpy()) for s in sorted(rows.species.unique()))):
+    lines, drawn = [], rows.species.to_numpy(str) + np.array(["/"], object) + clusters(rows.species, rows.subject,
+                                                                                       rows.instrument)
+    for name, mine in (("all", np.full(len(rows), True)),
+                       *((s, (rows.species == s).to_numpy()) for s in sorted(rows.species.unique()))):
         part = errors[mine & ~np.isnan(errors).any(1)]
         gap, interval = mean_difference(errors[mine, 0] - errors[mine, 1], drawn[mine], rng=np.random.default_rng(0))
         if not len(part) or math.isnan(gap): continue
-        lines.append([name, len(part), *(rate_cell(x, origin, 1, 3) for x in part.mean(0)), {"value": f"{gap:+.3f}", "mark": MARKS[origin]},
+        lines.append([name, len(part), *(rate_cell(x, origin, 1, 3) for x in part.mean(0)),
+                      {"value": f"{gap:+.3f}", "mark": MARKS[origin]},
                       {"value": " – ".join(f"{x:+.3f}" for x in interval), "mark": MARKS[origin]},
                       verdict(interval, len(set(drawn[mine])), "larger at edges", "smaller at edges")])
-    return dict(heading="Pixels at brightness edges", rows=lines, columns=["species", "frames", "error at edges", "error elsewhere", "gap", "95 %", "beyond chance"],
-                note="Mean absolute error of the maps (0 to 1) on the tenth of pixels inside the face where luminance changes most, and on the others; the gap is taken within each frame, its "
-                     "interval draws people and instruments. The paper sees wrong pixels at brightness boundaries; this measures whether ours are."
-                     + (f" Maps of {maps.shape[-1]} px crops from a grid of {cell.spec.scoring.size//8} x {cell.spec.scoring.size//8} cells can hardly follow an edge."
+    return dict(heading="Pixels at brightness edges", rows=lines,
+                columns=["species", "frames", "error at edges", "error elsewhere", "gap", "95 %", "beyond chance"],
+                note="Mean absolute error of the maps (0 to 1) on the tenth of pixels inside the face where luminance "
+                     "changes most, and on the others; the gap is taken within each frame, its "
+                     "interval draws people and instruments. The paper sees wrong pixels at brightness boundaries; "
+                     "this measures whether ours are."
+                     + (f" Maps of {maps.shape[-1]} px crops from a grid of {cell.spec.scoring.size//8} x "
+                        f"{cell.spec.scoring.size//8} cells can hardly follow an edge."
                         if cell.spec.scoring.size < 64 else ""))
 
 # %% ../nbs/53_protocol_page.ipynb #c011
@@ -175,7 +204,8 @@ def judged(
     if not parts: return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)
     known = [people[i] for i in table.presentation]
-    return table.assign(device=[p.device for p in known], session=[p.session for p in known], light=[p.attrs.get("light", "") for p in known])
+    return table.assign(device=[p.device for p in known], session=[p.session for p in known],
+                        light=[p.attrs.get("light", "") for p in known])
 
 def slice_block(
     session:Session,
@@ -183,14 +213,19 @@ def slice_block(
 ) -> dict:              # a block of a page
     "Error rates by device, session, light, and ancestry of rendered people, over the test presentations of some runs."
     origin, table = session.data.origin, judged(session, cells)
-    block = dict(heading="Slices", columns=["slice", "people", "presentations", "APCER (pooled), %", "BPCER, %", "error, %", "95 %"], rows=[], points=[])
+    block = dict(heading="Slices", columns=["slice", "people", "presentations", "APCER (pooled), %", "BPCER, %",
+                                            "error, %", "95 %"], rows=[], points=[])
     if not len(table): return block | dict(note="No run has a threshold.")
-    light = face_light(load_frames(session.data.readable(dict.fromkeys(table.presentation)), session.data)).groupby("presentation").mean()
-    for name in ("brightness", "shadow"): table[name] = thirds(table.presentation.map(light[name]).fillna(light[name].median()).to_numpy())
+    light = face_light(load_frames(session.data.readable(dict.fromkeys(table.presentation)),
+                                   session.data)).groupby("presentation").mean()
+    for name in ("brightness", "shadow"):
+        table[name] = thirds(table.presentation.map(light[name]).fillna(light[name].median()).to_numpy())
     kinds = [(k, k, None) for k in ("device", "session", "light", "brightness", "shadow") if table[k].nunique() > 1]
     if origin == "rendered":
         from fas_nb.synthetic import ancestry, seen_head
-        try: table["head"] = table.presentation.map({i: seen_head(session.data.presentations[i]) for i in table.presentation.unique()})
+        try:
+            table["head"] = table.presentation.map({i: seen_head(session.data.presentations[i])
+                                                    for i in table.presentation.unique()})
         except InputError as error: block["points"].append(f"ancestry: not known: {error}")
         else:
             table["ancestry"] = table["head"].map(ancestry)
@@ -198,10 +233,12 @@ def slice_block(
     for column, name, people in kinds:
         rates = slice_rates(table, table[column], people, rng=np.random.default_rng(0))
         for r in rates:
-            block["rows"].append([f"{name}: {r['slice']}", r["people"], r["presentations"], *(rate_cell(r[k].value, origin, why=r[k].reason) for k in ("apcer", "bpcer", "hter")),
+            block["rows"].append([f"{name}: {r['slice']}", r["people"], r["presentations"],
+                                  *(rate_cell(r[k].value, origin, why=r[k].reason) for k in ("apcer", "bpcer", "hter")),
                                   interval_cell(r["hter"].interval, origin, r["hter"].note)])
         block["points"].append(f"{name}: {slices_apart(rates)}")
-    return block | dict(note="Error: half of APCER over all attacks and BPCER, by presentation, runs pooled, at the threshold of each run. Brightness and shadow (how much one half "
+    return block | dict(note="Error: half of APCER over all attacks and BPCER, by presentation, runs pooled, at the "
+                        "threshold of each run. Brightness and shadow (how much one half "
                              "of the face is darker) are measured on the crops and cut into thirds.")
 
 def species_block(session:Session, cells:list[Cell]) -> dict:
@@ -210,31 +247,41 @@ def species_block(session:Session, cells:list[Cell]) -> dict:
     for c in cells:
         r = read_result(c.spec, session.runs_dir)
         f = r["frame"]
-        rows += [[f"{c.spec.fold.name}, {s}", c.spec.seed, v["n"], v["errors"], rate_cell(v["value"], origin), interval_cell(v["interval"], origin, v["note"]),
+        rows += [[f"{c.spec.fold.name}, {s}", c.spec.seed, v["n"], v["errors"], rate_cell(v["value"], origin),
+                  interval_cell(v["interval"], origin, v["note"]),
                   rate_cell(r["no mesh found"].get(s), origin)] for s, v in f["APCER of"].items()]
         n = f["n"]["test"].get(BONA_FIDE, 0)
-        rows.append([f"{c.spec.fold.name}, {BONA_FIDE} (BPCER)", c.spec.seed, n, round((f["BPCER"] or 0)*n), rate_cell(f["BPCER"], origin),
-                     interval_cell(f["interval"].get("BPCER"), origin, f["interval note"].get("BPCER", "")), rate_cell(r["no mesh found"].get(BONA_FIDE), origin)])
-    return dict(heading="Each species", columns=["fold, species", "seed", "frames", "errors", "rate, %", "95 %", "no mesh found, %"], rows=rows,
-                note="By frame, threshold from dev. Attacks are drawn by instrument, bona fide people by identity. No mesh found: the mean mesh fitted to the face box stood in.")
+        rows.append([f"{c.spec.fold.name}, {BONA_FIDE} (BPCER)", c.spec.seed, n, round((f["BPCER"] or 0)*n),
+                     rate_cell(f["BPCER"], origin),
+                     interval_cell(f["interval"].get("BPCER"), origin, f["interval note"].get("BPCER", "")),
+                     rate_cell(r["no mesh found"].get(BONA_FIDE), origin)])
+    return dict(heading="Each species",
+                columns=["fold, species", "seed", "frames", "errors", "rate, %", "95 %", "no mesh found, %"], rows=rows,
+                note="By frame, threshold from dev. Attacks are drawn by instrument, bona fide people by identity. No "
+                "mesh found: the mean mesh fitted to the face box stood in.")
 
 def definition_block(session:Session, cell:Cell) -> dict:
     "What the error rate of one run would be under other definitions."
     scores = read_scores(cell.spec, session.runs_dir)
-    arrays = {s: (t.score.to_numpy(float), t.species.to_numpy(str), t.acquired.to_numpy(bool)) for s in ("dev", "test") for t in [scores[scores.split == s]]}
+    arrays = {s: (t.score.to_numpy(float), t.species.to_numpy(str), t.acquired.to_numpy(bool)) for s in ("dev", "test")
+              for t in [scores[scores.split == s]]}
     table = definitions(arrays["dev"], arrays["test"])
     return dict(heading="What the definition is worth", columns=["threshold", *(f"{c}, %" for c in table.columns)],
-                rows=[[i, *(rate_cell(x, session.data.origin) for x in row)] for i, row in zip(table.index, table.to_numpy())],
-                note=f"The same scores ({cell.spec.fold.name}, {VARIANTS[cell.variant].title}, frames) under each definition in use: half of the attack rate and BPCER.")
+                rows=[[i, *(rate_cell(x, session.data.origin) for x in row)]
+                      for i, row in zip(table.index, table.to_numpy())],
+                note=f"The same scores ({cell.spec.fold.name}, {VARIANTS[cell.variant].title}, frames) under each "
+                "definition in use: half of the attack rate and BPCER.")
 
 # %% ../nbs/53_protocol_page.ipynb #c013
 def score_figure(session:Session, cells:list[Cell]) -> plt.Figure:
     "Histograms of test scores with the threshold, one for each run."
-    fig, axs = plt.subplots(-(-len(cells)//2), min(2, len(cells)), figsize=(9, 2.3*-(-len(cells)//2)), squeeze=False, layout="constrained")
+    fig, axs = plt.subplots(-(-len(cells)//2), min(2, len(cells)), figsize=(9, 2.3*-(-len(cells)//2)), squeeze=False,
+                            layout="constrained")
     for ax in axs.flat[len(cells):]: ax.set_axis_off()
     for ax, c in zip(axs.flat, cells):
         scores = read_scores(c.spec, session.runs_dir).query("split == 'test' and acquired")
-        show_scores(scores.score.to_numpy(), scores.species.to_numpy(str), read_result(c.spec, session.runs_dir)["frame"]["threshold"], ax,
+        show_scores(scores.score.to_numpy(), scores.species.to_numpy(str),
+                    read_result(c.spec, session.runs_dir)["frame"]["threshold"], ax,
                     f"{c.spec.fold.name}, {VARIANTS[c.variant].title}, test frames")
     return fig
 
@@ -244,10 +291,13 @@ def evidence_figure(session:Session, cells:list[Cell], every:list[Cell]) -> plt.
     fig, axs = plt.subplots(1, 3, figsize=(9, 3.3 if several else 2.6), layout="constrained")
     for c in every:
         log = [json.loads(line) for line in (session.runs_dir/c.spec.key()/"log.jsonl").read_text().splitlines()]
-        axs[0].plot([r["step"] for r in log], [r["loss"] for r in log], lw=1, label=VARIANTS[c.variant].title if c.spec.fold.name == every[0].spec.fold.name and c.spec.seed == every[0].spec.seed else None)
+        axs[0].plot([r["step"] for r in log], [r["loss"] for r in log], lw=1, label=VARIANTS[c.variant].title
+                    if c.spec.fold.name == every[0].spec.fold.name and c.spec.seed == every[0].spec.seed else None)
     axs[0].set_title("training loss"); axs[0].set_xlabel("step", fontsize=8)
     axs[0].set_ylim(0)
-    if several: fig.legend(fontsize=7, frameon=False, ncols=3, loc="outside lower center", title="training loss", title_fontsize=7)
+    if several:
+        fig.legend(fontsize=7, frameon=False, ncols=3, loc="outside lower center", title="training loss",
+                   title_fontsize=7)
     for c in cells:
         scores = read_scores(c.spec, session.runs_dir).query("split == 'test' and acquired")
         show_det(scores.score.to_numpy(), scores.species.to_numpy(str), axs[1])
@@ -255,15 +305,20 @@ def evidence_figure(session:Session, cells:list[Cell], every:list[Cell]) -> plt.
     bars = {}
     for c in cells:
         f = read_result(c.spec, session.runs_dir)["frame"]
-        for s, v in f["APCER of"].items(): bars.setdefault(s, []).append((v["value"], *(v["interval"] or (math.nan,)*2)))
-        bars.setdefault(BONA_FIDE, []).append((f["BPCER"] if f["BPCER"] is not None else math.nan, *(f["interval"].get("BPCER") or (math.nan,)*2)))
+        for s, v in f["APCER of"].items():
+            bars.setdefault(s, []).append((v["value"], *(v["interval"] or (math.nan,)*2)))
+        bars.setdefault(BONA_FIDE, []).append((f["BPCER"] if f["BPCER"] is not None else math.nan,
+                                               *(f["interval"].get("BPCER") or (math.nan,)*2)))
     names = sorted(bars, key=lambda s: (s != BONA_FIDE, s))
     for y, s in enumerate(names):
         for k, (value, low, high) in enumerate(bars[s]):
             at = y + .7*((k + .5)/len(bars[s]) - .5)
             axs[2].barh(at, value, .7/len(bars[s]), color="tab:green" if s == BONA_FIDE else "tab:red", alpha=.8)
             axs[2].plot([low, high], [at, at], "k-", lw=1)
-    axs[2].set_yticks(range(len(names)), names); axs[2].set_xlim(0, 1); axs[2].invert_yaxis(); axs[2].set_title("error of each class, 95 %")
+    axs[2].set_yticks(range(len(names)), names)
+    axs[2].set_xlim(0, 1)
+    axs[2].invert_yaxis()
+    axs[2].set_title("error of each class, 95 %")
     for ax in axs: ax.tick_params(labelsize=7); ax.title.set_fontsize(8)
     return fig
 
@@ -285,27 +340,37 @@ def build_protocol(
     rows = []
     for v in variants:
         f, p = (entry(session, protocol, v, metric, unit) for unit in ("frame", "presentation"))
-        rows.append([VARIANTS[v].title, *(cell for e in (f, p) for cell in (rate_cell(e.value, origin, 1, why=e.reason), interval_cell(e.interval, origin, e.note, 1))),
+        rows.append([VARIANTS[v].title, *(cell for e in (f, p) for cell in (
+            rate_cell(e.value, origin, 1, why=e.reason), interval_cell(e.interval, origin, e.note, 1))),
                      *(rate_cell(f.auc[s], origin, 1, 3) if f.auc else "" for s in SPLITS)])
     folds = data.folds(protocol)
     ceilings = [oracle(f, data) for f in folds]
     rows.append(["oracle (uses labels)", rate_cell(float(np.mean([c[metric] for c in ceilings])), origin), *[""]*6])
     counts = [[f"{f.name}, {split}", len(ids), len({data.presentations[i].subject for i in ids}),
-               {"text": ", ".join(f"{s} {n}" for s, n in pd.Series([data.presentations[i].species for i in ids]).value_counts().sort_index().items())}]
+               {"text": ", ".join(f"{s} {n}" for s, n in pd.Series(
+                   [data.presentations[i].species for i in ids]).value_counts().sort_index().items())}]
               for f in folds for split in SPLITS for ids in [getattr(f, split)]]
-    blocks = [dict(heading="Result", columns=["variant", f"{metric}, frames, %", "95 %", f"{metric}, presentations, %", "95 %", "AUC train", "AUC dev", "AUC test"], rows=rows,
-                   note="Threshold from dev. The oracle row applies the decision rule to the label maps: the ceiling of the rule itself.")]
+    blocks = [dict(heading="Result", columns=["variant", f"{metric}, frames, %", "95 %", f"{metric}, presentations, %",
+                                              "95 %", "AUC train", "AUC dev", "AUC test"], rows=rows,
+                   note="Threshold from dev. The oracle row applies the decision rule to the label maps: the ceiling "
+                   "of the rule itself.")]
     if shown := shown_cells(session, variants):
         examples, every = _examples(session, shown[0]), [c for c in session.cells if is_made(c.spec, session.runs_dir)]
-        told = "; ".join(f"{c.spec.fold.name}: threshold {t:.3f}" for c in shown if (t := read_result(c.spec, session.runs_dir)["frame"]["threshold"]) is not None)
-        blocks += [dict(heading="Scores"), picture(score_figure(session, shown), origin, f"Histograms of test scores, bona fide above and attacks below the axis; {told}"),
-                   picture(evidence_figure(session, shown, every), origin, "Training loss over steps, DET curve, and the error of each class with its interval; numbers are in the tables"),
-                   species_block(session, shown), definition_block(session, shown[0]), slice_block(session, shown), maps_block(session, shown[0], examples),
-                   edge_block(session, shown[0], examples)]
-    blocks += [dict(heading="Data used", columns=["fold, split", "presentations", "identities", "species"], rows=counts), contact_sheet(session, folds[0]),
+        told = "; ".join(f"{c.spec.fold.name}: threshold {t:.3f}" for c in shown
+                         if (t := read_result(c.spec, session.runs_dir)["frame"]["threshold"]) is not None)
+        blocks += [dict(heading="Scores"), picture(score_figure(session, shown), origin, "Histograms of test scores, "
+                                                   f"bona fide above and attacks below the axis; {told}"),
+                   picture(evidence_figure(session, shown, every), origin, "Training loss over steps, DET curve, and "
+                           "the error of each class with its interval; numbers are in the tables"),
+                   species_block(session, shown), definition_block(session, shown[0]), slice_block(session, shown),
+                   maps_block(session, shown[0], examples), edge_block(session, shown[0], examples)]
+    blocks += [dict(heading="Data used", columns=["fold, split", "presentations", "identities", "species"],
+                    rows=counts), contact_sheet(session, folds[0]),
                annotation_sheet(session, folds[0]), detail_block(session, (protocol,), variants), *unread(session),
-               made_by(session, repeat(session, "papermill nbs/reports/protocol.ipynb out.ipynb", benchmark=protocol.split("/")[0], protocol=protocol.split("/")[1],
+               made_by(session, repeat(session, "papermill nbs/reports/protocol.ipynb out.ipynb",
+                                       benchmark=protocol.split("/")[0], protocol=protocol.split("/")[1],
                                        variants=",".join(variants)), "protocol"), *code_block("protocol")]
     name = protocol_file(protocol)
-    return write_page(session.out/f"{name}.html", f"Protocol {protocol}", origin, blocks, warnings=not_learnt(session, (protocol,), variants),
+    return write_page(session.out/f"{name}.html", f"Protocol {protocol}", origin, blocks,
+                      warnings=not_learnt(session, (protocol,), variants),
                       links=[("all tables", "index.html"), ("executed notebook", f"notebooks/{name}.ipynb")])

@@ -40,7 +40,8 @@ def target_of(
 def protocol_counts() -> dict[tuple[str, str, str, str], tuple[int, int]]:
     "(data set, fold, split, species or `all`) -> (presentations, identities shown) of the real releases."
     lines = (files("fas_nb")/"assets"/"protocol_counts.csv").read_text().splitlines()
-    return {(r["dataset"], r["fold"], r["split"], r["species"]): (int(r["presentations"]), int(r["subjects"])) for r in csv.DictReader(lines)}
+    return {(r["dataset"], r["fold"], r["split"], r["species"]): (int(r["presentations"]), int(r["subjects"]))
+            for r in csv.DictReader(lines)}
 
 # %% ../nbs/11_protocols.ipynb #c007
 @dataclass(frozen=True, slots=True)
@@ -55,17 +56,20 @@ def read_list(
 ) -> tuple[list[tuple[int, list[str]]], tuple[str, ...]]:  # (line number, fields) of each line; what was put right
     "The lines of a protocol list, and what had to be put right in them."
     try: text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error: raise InputError(f"{path.name}: cannot be read as text ({error}); take the list from the data set again") from error
+    except (OSError, UnicodeDecodeError) as error: raise InputError(
+        f"{path.name}: cannot be read as text ({error}); take the list from the data set again") from error
     repairs = {"byte-order mark": text.startswith("\ufeff"), "Windows line ends": "\r" in text,
                "spaces at line ends": bool(re.search(r"^[ \t]+|[ \t]+\r?$", text, re.MULTILINE))}
     lines = enumerate(text.removeprefix("\ufeff").splitlines(), 1)
-    return [(n, [field.strip() for field in line.split(",")]) for n, line in lines if line.strip()], tuple(r for r, needed in repairs.items() if needed)
+    return [(n, [field.strip() for field in line.split(",")]) for n, line in lines
+            if line.strip()], tuple(r for r, needed in repairs.items() if needed)
 
 def _strict(path, lines):
     "The rows of a list; its first problem as an `InputError`."
     rows = []
     for item in lines:
-        if isinstance(item, Problem): raise InputError(f"{path.name} line {item.number}: {item.text}; take the list from the data set again")
+        if isinstance(item, Problem): raise InputError(
+            f"{path.name} line {item.number}: {item.text}; take the list from the data set again")
         rows.append(item)
     return rows
 
@@ -88,9 +92,12 @@ def oulu_lines(
     "(video, label) of each line of an official list, label `+1` bona fide, `-1` attack or print, `-2` replay."
     for number, fields in read_list(path)[0]:
         if len(fields) != 2 or fields[0] not in ("+1", "1", "-1", "-2"):
-            yield Problem("V04", number, f"found {','.join(fields)!r}, expected label,video with a label of +1, -1 or -2"); continue
+            yield Problem("V04", number,
+                          f"found {','.join(fields)!r}, expected label,video with a label of +1, -1 or -2")
+            continue
         if not re.fullmatch(r"[1-6]_[1-3]_[0-9]{2}_[1-5]", fields[1]):
-            yield Problem("V04", number, f"{fields[1]!r} is no name of OULU-NPU, expected phone_session_user_file"); continue
+            yield Problem("V04", number, f"{fields[1]!r} is no name of OULU-NPU, expected phone_session_user_file")
+            continue
         file, label = fields[1][-1], fields[0]
         if (file == "1") != (label in ("+1", "1")) or label == "-2" and file in "23":
             yield Problem("V05", number, f"label {label} of {fields[1]} contradicts its last digit"); continue
@@ -107,8 +114,9 @@ def _compare_oulu_list(path, members, partial):
     listed, made = dict(_strict(path, oulu_lines(path))), {Path(p.path).stem for p in members}
     extra, missing = sorted(made - set(listed)), sorted(set(listed) - made)
     if extra or missing and not partial: raise InputError(
-        f"{path.parent.name}/{path.name}: {len(missing)} listed videos are not on disk or not in the protocol{_first(missing)}, "
-        f"{len(extra)} videos of the protocol are not listed{_first(extra)}; complete the data set, or accept part of it with partial=True (--partial)")
+        f"{path.parent.name}/{path.name}: {len(missing)} listed videos are not on disk or not in the "
+        f"protocol{_first(missing)}, " f"{len(extra)} videos of the protocol are not listed{_first(extra)}; complete "
+        "the data set, or accept part of it with partial=True (--partial)")
 
 def _first(names): return f" ({', '.join(names[:5])})" if names else ""
 
@@ -120,7 +128,8 @@ def oulu_splits(
     train_rule, test_rule = OULU_RULES[protocol]
     for left_out in sorted({p.attrs["phone"] for p in presentations}) if "phone" in test_rule else [""]:
         yield protocol + (f"_{left_out}" if left_out else ""), {
-            split: [p for p in presentations if p.attrs["split"] == split and _kept(p, test_rule if split == "test" else train_rule, left_out)]
+            split: [p for p in presentations if p.attrs["split"] == split
+                    and _kept(p, test_rule if split == "test" else train_rule, left_out)]
             for split in ("train", "dev", "test")}
 
 def _oulu_splits(dataset, protocol, presentations, partial, lists):
@@ -136,7 +145,8 @@ def _oulu_splits(dataset, protocol, presentations, partial, lists):
 def dev_clients(
     clients:list[str],   # numbers of the training clients
 ) -> set[str]:
-    "The clients that give the threshold where a data set has no development set: the last quarter, two of five or more, at least one."
+    """The clients that give the threshold where a data set has no development set: the last quarter, two of five or
+    more, at least one."""
     if len(clients) < 2: raise InputError(
         f"{len(clients)} training client(s); a threshold needs a client that is not trained on, so two or more")
     n = max(len(clients)//4, 2 if len(clients) >= 5 else 1)
@@ -154,7 +164,8 @@ def replay_list(
     listed = set()
     for number, fields in read_list(path)[0]:
         found = re.search(r"(?:^|/)((?:real|attack)/\S+?)(?:\.\w+)?(?:\s|$)", fields[0])
-        if not found: raise InputError(f"{path.name} line {number}: found {fields[0]!r}, expected a path with real/ or attack/ in it")
+        if not found: raise InputError(
+            f"{path.name} line {number}: found {fields[0]!r}, expected a path with real/ or attack/ in it")
         if "_enroll_" not in found[1]: listed.add(found[1])
     return listed
 
@@ -166,7 +177,8 @@ def _compare_replay_lists(folder, presentations, partial):
         made = {p.id.split("/", 2)[2] for p in presentations if p.attrs["split"] == split}
         extra, missing = sorted(made - listed), sorted(listed - made)
         if extra or missing and not partial: raise InputError(
-            f"{paths[0].name}, {paths[1].name}: {len(missing)} listed clips are not on disk{_first(missing)}, {len(extra)} clips are not listed{_first(extra)}; "
+            f"{paths[0].name}, {paths[1].name}: {len(missing)} listed clips are not on disk{_first(missing)}, "
+            f"{len(extra)} clips are not listed{_first(extra)}; "
             "complete the data set, or accept part of it with partial=True (--partial)")
 
 def _source_splits(dataset, protocol, presentations, partial, lists):
@@ -200,7 +212,8 @@ def _msu_splits(dataset, protocol, presentations, partial, lists):
     folder = Path(lists or dataset_root(mine[0]) or "")
     paths = [folder/f"{split}_sub_list.txt" for split in ("train", "test")]
     if absent := [p.name for p in paths if not p.exists()]: raise InputError(
-        f"MSU-MFSD intra: {', '.join(absent)} is not in {folder}; the lists come with the data set, put them into its folder")
+        f"MSU-MFSD intra: {', '.join(absent)} is not in {folder}; the lists come with the data set, put them into "
+        "its folder")
     train, test = ([p for p in mine if int(p.subject) in clients] for clients in map(msu_list, paths))
     train, dev = _without_dev(train)
     yield protocol, dict(train=train, dev=dev, test=test)
@@ -208,7 +221,8 @@ def _msu_splits(dataset, protocol, presentations, partial, lists):
 def _table_splits(dataset, protocol, presentations, partial, lists):
     mine = [p for p in presentations if p.dataset == dataset]
     if missing := [p.id for p in mine if "split" not in p.attrs]: raise InputError(
-        f"table own: {len(missing)} of {len(mine)} lines have no split{_first(missing)}; give the table a column split of train, dev, test")
+        f"table own: {len(missing)} of {len(mine)} lines have no split{_first(missing)}; give the table a column split "
+        "of train, dev, test")
     splits = {split: [p for p in mine if p.attrs["split"] == split] for split in ("train", "dev", "test")}
     if made := not splits["dev"]: splits["train"], splits["dev"] = _without_dev(splits["train"])
     if not partial: _need_both_classes(splits, made)
@@ -223,7 +237,8 @@ def _need_both_classes(splits, made):
         held = f"only {kind} ({len(ps)})" if ps else "no presentation"
         which = "dev (the last people of train, since no line says dev)" if made and split == "dev" else split
         raise InputError(f"table own: {which} holds {held}; it needs both bona fide presentations and attacks: "
-                         + ("give lines the split dev, or train more people of both classes" if made and split != "test" else
+                         + ("give lines the split dev, or train more people of both classes" if made
+                            and split != "test" else
                             f"give lines of {'the missing class' if ps else 'both classes'} the split {split}"))
 
 # %% ../nbs/11_protocols.ipynb #c015
@@ -239,16 +254,22 @@ def wmca_lines(
     splits = {"train": "train", "dev": "dev", "eval": "test"}
     for number, fields in read_list(path)[0]:
         if len(fields) != 4 or fields[1] not in ("0", "1") or fields[3] not in splits:
-            yield Problem("V04", number, f"found {','.join(fields)!r}, expected path,label,attack type,fold with a label of 0 or 1 and a fold of train, dev or eval")
+            yield Problem("V04", number, f"found {','.join(fields)!r}, expected path,label,attack type,fold with a "
+                          "label of 0 or 1 and a fold of train, dev or eval")
             continue
         inside, label, kind, fold = fields
-        inside, species = inside.removesuffix(".h5").removesuffix(".hdf5"), kind.split("/")[-1].lower().replace("bonafide", BONA_FIDE)
+        inside, species = inside.removesuffix(".h5").removesuffix(".hdf5"), kind.split("/")[-1].lower().replace(
+            "bonafide", BONA_FIDE)
         if species not in (BONA_FIDE, *WMCA_SPECIES):
-            yield Problem("V27", number, f"{inside}: {kind} is no class of the release; it has {', '.join(WMCA_SPECIES)}"); continue
+            yield Problem("V27", number,
+                          f"{inside}: {kind} is no class of the release; it has {', '.join(WMCA_SPECIES)}")
+            continue
         try: named = presentation_of("wmca", inside).species
         except ValueError as error: yield Problem("V04", number, f"{inside}: {error}"); continue
         if not named == species or (label == "0") != (named == BONA_FIDE):
-            yield Problem("V05", number, f"{inside}: the file name says {named}, the list says {kind} with label {label}"); continue
+            yield Problem("V05", number,
+                          f"{inside}: the file name says {named}, the list says {kind} with label {label}")
+            continue
         yield inside, species, splits[fold]
 
 def wmca_list(
@@ -263,7 +284,8 @@ def by_rule(
 ) -> list[tuple[str, str, str]]:
     "The list of a protocol: train and dev without what is unknown, test with bona fide and only that."
     unknown, neither = WMCA_RULES[protocol]
-    return [row for row in rows if row[1] == BONA_FIDE or row[1] not in neither and (row[1] in unknown) == (row[2] == "test")]
+    return [row for row in rows if row[1] == BONA_FIDE or row[1] not in neither
+            and (row[1] in unknown) == (row[2] == "test")]
 
 def find_wmca_list(
     folder:Path|None,  # of the data set, or of the lists
@@ -271,32 +293,39 @@ def find_wmca_list(
 ) -> Path|None:
     "A list of WMCA, in a folder or one level deeper."
     if not folder: return None
-    return next((p for p in (folder/f"PROTOCOL-{name}.csv", *sorted(folder.glob(f"*/PROTOCOL-{name}.csv"))) if p.exists()), None)
+    return next((p for p in (folder/f"PROTOCOL-{name}.csv", *sorted(folder.glob(f"*/PROTOCOL-{name}.csv")))
+                 if p.exists()), None)
 
 def _wmca_splits(dataset, protocol, presentations, partial, lists):
     mine = {p.id: p for p in presentations if p.dataset == dataset}
     folder = lists or dataset_root(next(iter(mine.values())))
     own, grand = find_wmca_list(folder, protocol), find_wmca_list(folder, "grandtest")
     if not own and not grand: raise InputError(
-        f"WMCA {protocol}: found neither PROTOCOL-{protocol}.csv nor PROTOCOL-grandtest.csv in {folder} nor in a folder there; "
+        f"WMCA {protocol}: found neither PROTOCOL-{protocol}.csv nor PROTOCOL-grandtest.csv in {folder} nor in a "
+        "folder there; "
         "the lists come with the data set and cannot be made from it: put them into its folder `protocols`")
     rows = wmca_list(own) if own else by_rule(wmca_list(grand), protocol)
     if protocol in WMCA_RULES and own:
         if stray := sorted(set(rows) - set(by_rule(rows, protocol))): raise InputError(
-            f"{own.name}: {len(stray)} lines break the rule that {', '.join(sorted(WMCA_RULES[protocol][0]))} is in test only and alone there, first {stray[0][0]} "
+            f"{own.name}: {len(stray)} lines break the rule that {', '.join(sorted(WMCA_RULES[protocol][0]))} is in "
+            f"test only and alone there, first {stray[0][0]} "
             f"({stray[0][1]} in {stray[0][2]}); take the list from the data set again")
-        if grand and not partial and (differ := sorted(set(rows) ^ set(by_rule(wmca_list(grand), protocol)))): raise InputError(
-            f"{own.name}: differs from what follows from {grand.name} in {len(differ)} lines, first {differ[0][0]} ({differ[0][1]} in {differ[0][2]}); "
-            "take both lists from the data set again, or accept the list with partial=True (--partial)")
+        if grand and not partial and (differ := sorted(set(rows) ^ set(by_rule(wmca_list(grand), protocol)))):
+            raise InputError(
+                f"{own.name}: differs from what follows from {grand.name} in {len(differ)} lines, first {differ[0][0]} "
+                f"({differ[0][1]} in {differ[0][2]}); "
+                "take both lists from the data set again, or accept the list with partial=True (--partial)")
     missing = [inside for inside, _, _ in rows if f"{dataset}/{inside}" not in mine]
     if missing and not partial: raise InputError(
         f"WMCA {protocol}: {len(missing)} of {len(rows)} listed recordings are not on disk{_first(missing)}; "
         "complete the data set, or accept part of it with partial=True (--partial)")
-    yield protocol, {split: [mine[i] for i in (f"{dataset}/{inside}" for inside, _, s in rows if s == split) if i in mine]
+    yield protocol, {split: [mine[i]
+                             for i in (f"{dataset}/{inside}" for inside, _, s in rows if s == split) if i in mine]
                      for split in ("train", "dev", "test")}
 
 # %% ../nbs/11_protocols.ipynb #c017
-_SPLITS = {"wmca": _wmca_splits, "oulu_npu": _oulu_splits, "casia_fasd": _source_splits, "replay_attack": _source_splits,
+_SPLITS = {"wmca": _wmca_splits, "oulu_npu": _oulu_splits, "casia_fasd": _source_splits,
+           "replay_attack": _source_splits,
            "msu_mfsd": _msu_splits, "table": _table_splits}
 
 def protocol_name(
@@ -308,8 +337,10 @@ def protocol_name(
     for name in known:
         if str(protocol).lower() == name.lower(): return name
     if kind := next((k for k in ("wig", "makeup") if k in str(protocol).lower()), None): raise InputError(
-        f"{protocol}: no released list of WMCA holds a {kind} (the paper names wigs among its attacks); use one of {', '.join(WMCA_SPECIES)}", code=2)
-    raise InputError(f"{dataset} has no protocol {protocol!r}; use one of {', '.join(known) or '(none is defined)'}", code=2)
+        f"{protocol}: no released list of WMCA holds a {kind} (the paper names wigs among its attacks); use one of "
+        f"{', '.join(WMCA_SPECIES)}", code=2)
+    raise InputError(f"{dataset} has no protocol {protocol!r}; use one of "
+                     f"{', '.join(known) or '(none is defined)'}", code=2)
 
 def folds(
     dataset:str,                              # data set, any spelling
@@ -321,14 +352,16 @@ def folds(
     "The folds of a protocol; 3 and 4 of OULU-NPU have one for each phone, the others have one."
     dataset, protocol, presentations = dataset_name(dataset), protocol_name(dataset, protocol), list(presentations)
     if not any(p.dataset == dataset for p in presentations): raise InputError(
-        f"{dataset} {protocol}: none of the {len(presentations)} presentations is of {dataset}; open that data set first")
+        f"{dataset} {protocol}: none of the {len(presentations)} presentations is of {dataset}; open that "
+        "data set first")
     return [_fold(dataset, protocol, name, splits) for name, splits
             in _SPLITS[dataset](dataset, protocol, presentations, partial, lists and Path(lists))]
 
 def _fold(dataset, protocol, name, splits):
     "A `Fold` whose splits are there and show different people."
     for split, members in splits.items():
-        if not members: raise InputError(f"{dataset} {name}: {split} is empty; is the data set complete? `fas_check` lists what is missing")
+        if not members: raise InputError(
+            f"{dataset} {name}: {split} is empty; is the data set complete? `fas_check` lists what is missing")
     shown = {split: {(p.dataset, p.subject) for p in members} for split, members in splits.items()}
     for a, b in combinations(shown, 2):
         if both := shown[a] & shown[b]: raise InputError(

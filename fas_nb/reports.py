@@ -26,11 +26,16 @@ import numpy as np
 import pandas as pd
 from jinja2 import Template
 
-from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile, by_presentation, SUSTAINED, check_names, code_hash, code_hashes, deviations, first_alone, frame_bytes, no_sensor,
-                              failure_log, flops_image, flops_method, get_profile, is_made, known_failures, made_protocols, make_runs, method_work, prepare, protocol_datasets, protocol_runs, read_result,
-                              read_scores, read_spec, results, table_cost, test_set, work, suited)
+from .ablations import (PAPER_TABLES, PROFILES, SPLITS, TABLES, VARIANTS, Cell, Data, Profile,
+                              by_presentation, SUSTAINED, check_names, code_hash, code_hashes, deviations, first_alone,
+                              frame_bytes, no_sensor,
+                              failure_log, flops_image, flops_method, get_profile, is_made,
+                              known_failures, made_protocols, make_runs, method_work, prepare, protocol_datasets,
+                              protocol_runs, read_result, read_scores, read_spec, results, table_cost,
+                              test_set, work, suited)
 from .datasets import CAN_RENDER
-from .manifest import CRATE, PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions, write_atomically, write_crate
+from .manifest import (CRATE, PACKAGE, file_hash, git_revision, machine, read_crate, verify_crate, versions,
+                             write_atomically, write_crate)
 from .methods import METHODS, get_method
 from .metrics import FEW, Difference, Threshold, compare, mean_rate
 from .parallel import Failure
@@ -41,10 +46,12 @@ from .vocab import InputError, Rate
 def project_root(
     root:str="",   # given by the caller
 ) -> Path:
-    "The folder that holds `data`, `runs` and `reports`: the checkout in which the caller works, else the working folder."
+    """The folder that holds `data`, `runs` and `reports`: the checkout in which the caller works, else the working
+    folder."""
     if root: return Path(root)
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder/"settings.ini").is_file() and (folder/"nbs").is_dir()), here)
+    return next((folder for folder in (here, *here.parents) if (folder/"settings.ini").is_file()
+                 and (folder/"nbs").is_dir()), here)
 
 def place_of(
     path:str|Path,
@@ -68,7 +75,8 @@ def _names(scope): return {k for k in scope if not k.startswith("_") and k not i
 
 WORDS = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0", ""), False)}
 FLAGS = ("faces", "make")   # parameters that are yes or no
-TEXTS = ("profile", "methods", "benchmark", "protocol", "variants", "seeds", "data_root", "runs_dir", "overrides", "root")   # and those that are texts
+TEXTS = ("profile", "methods", "benchmark", "protocol", "variants", "seeds", "data_root", "runs_dir",
+         "overrides", "root")   # and those that are texts
 
 def read_parameters(
     **given,       # parameters of a report notebook, as papermill or a caller gives them
@@ -82,7 +90,8 @@ def read_parameters(
         if name == "overrides" and isinstance(value, dict): return json.dumps(value)
         if name not in TEXTS: return value
         if isinstance(value, (str, Path)) or isinstance(value, int) and not isinstance(value, bool): return str(value)
-        raise InputError(f"parameter {name} is {value!r} of type {type(value).__name__}; it is a text, for papermill: -r {name} TEXT", 2)
+        raise InputError(f"parameter {name} is {value!r} of type {type(value).__name__}; it is a text, for papermill: "
+                         f"-r {name} TEXT", 2)
     return {name: read(name, value) for name, value in given.items()}
 
 class ParameterGuard:
@@ -93,12 +102,14 @@ class ParameterGuard:
     ):
         self.before, self.names = _names(scope), set(names)
         if early := self.before & self.names: raise InputError(
-            f"parameter {min(early)!r} was set before the parameters cell: the cell lost its tag `parameters`; tag it again", 2)
+            f"parameter {min(early)!r} was set before the parameters cell: the cell lost its tag `parameters`; tag "
+            "it again", 2)
 
     def check(self,
         scope:dict,        # `globals()` of the notebook, right after its parameters
     ) -> dict:             # name -> value
-        "The parameters, which become what they should be in the notebook, too; an unknown one is an error that lists the known ones."
+        """The parameters, which become what they should be in the notebook, too; an unknown one is an error that lists
+        the known ones."""
         if unknown := _names(scope) - self.before - self.names - {"guard"}: raise InputError(
             f"parameter {min(unknown)!r} is unknown; this notebook has {', '.join(sorted(self.names))}", 2)
         found = read_parameters(**{n: scope[n] for n in self.names})
@@ -112,7 +123,8 @@ def place() -> str:   # 12 hexadecimal digits
 def check_place():
     "Raise `InputError` in a notebook that a command of another copy of this package started."
     if (told := os.environ.get("FAS_NB_PLACE", place())) != place(): raise InputError(
-        f"this notebook runs with fas_nb {versions().get('fas_nb', '')} at place {place()}, the command that started it at {told}: another copy of the package is found first; "
+        f"this notebook runs with fas_nb {versions().get('fas_nb', '')} at place {place()}, the command that started "
+        f"it at {told}: another copy of the package is found first; "
         "start from a folder that holds no other fas_nb, and look at PYTHONPATH", 2)
 
 @cache
@@ -123,7 +135,8 @@ def own_kernel():   # a class for papermill's `kernel_manager_class`
     class OwnKernel(AsyncKernelManager):
         @property
         def kernel_spec(self):
-            return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="fas_nb", language="python")
+            return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                              display_name="fas_nb", language="python")
 
         async def _async_pre_start_kernel(self, **options):
             env = dict(options.pop("env", None) or os.environ)
@@ -144,12 +157,16 @@ def run_notebook(
     if unknown := set(parameters) - set(papermill.inspect_notebook(str(template))): raise InputError(
         f"parameter {min(unknown)!r} is unknown to {name}.ipynb", 2)
     out.parent.mkdir(parents=True, exist_ok=True)
-    try: papermill.execute_notebook(str(template), str(out), parameters, kernel_name="python3", progress_bar=False, log_output=False,
-                                    kernel_manager_class=own_kernel(), extra_arguments=["--log-level=50"])   # the kernel's own log
+    try:
+        papermill.execute_notebook(str(template), str(out), parameters, kernel_name="python3", progress_bar=False,
+                                   log_output=False,
+                                   # the kernel's own log
+                                   kernel_manager_class=own_kernel(), extra_arguments=["--log-level=50"])
     except papermill.exceptions.PapermillExecutionError as error:
         raise RuntimeError(f"{name}.ipynb: {error.ename}: {error.evalue} (executed copy: {out.name})") from error
     except (RuntimeError, TimeoutError) as error:
-        raise RuntimeError(f"{name}.ipynb: its kernel did not start ({error}); see whether `python -m ipykernel_launcher --version` works in the environment of fas_nb, "
+        raise RuntimeError(f"{name}.ipynb: its kernel did not start ({error}); see whether `python -m "
+                           "ipykernel_launcher --version` works in the environment of fas_nb, "
                            "and install ipykernel there if it does not") from error
     return out
 
@@ -208,7 +225,8 @@ def split_words(text:str) -> tuple[str, ...]:
 
 def _check_folder(data_root):
     if data_root and not Path(data_root).is_dir(): raise InputError(
-        f"data root {data_root} does not exist; give the folder that holds the data sets (wmca, oulu_npu, casia_fasd, replay_attack)", 2)
+        f"data root {data_root} does not exist; give the folder that holds the data sets (wmca, oulu_npu, casia_fasd, "
+        "replay_attack)", 2)
 
 def open_session(
     profile:str,                      # key of `PROFILES`
@@ -220,20 +238,24 @@ def open_session(
     workers:int=2, scheduler:str=None, progress:bool=False,
     make:bool=True,                   # make the runs that are missing?
     faces:bool=False,                 # may pages of licensed data show faces?
-    methods:str="",                   # compared methods, as for `asked_methods`: what the protocols' variants were made from
+    # compared methods, as for `asked_methods`: what the protocols' variants were made from
+    methods:str="",
 ) -> Session:
-    "Prepare the data of some protocols and make their missing runs; without `make` what failed before is not tried again."
+    """Prepare the data of some protocols and make their missing runs; without `make` what failed before is not tried
+    again."""
     begun = time.perf_counter()
     check_place()
     told = read_parameters(seeds=seeds, data_root=data_root, runs_dir=runs_dir, root=root, faces=faces, make=make)
     seeds, data_root, runs_dir, root, faces, make = told.values()
-    asked = {k: v for k, v in told.items() if k != "make"} | dict(overrides=_json(overrides)) | ({"methods": methods} if methods else {})
+    asked = {k: v for k, v in told.items()
+             if k != "make"} | dict(overrides=_json(overrides)) | ({"methods": methods} if methods else {})
     chosen = get_profile(profile, asked["overrides"])
     for p, variants in protocols.items(): check_names(p, variants)   # before any work is done
     home = project_root(root)
     data_folder, runs = Path(data_root or home/"data"/chosen.name), Path(runs_dir or home/"runs")
     _check_folder(data_root)
-    asked["overrides"] = suited(chosen, asked["overrides"], data_folder)   # written down, so that every page and command says it
+    # written down, so that every page and command says it
+    asked["overrides"] = suited(chosen, asked["overrides"], data_folder)
     chosen = get_profile(profile, asked["overrides"])
     common = dict(workers=workers, scheduler=scheduler, progress=progress) if make else dict(workers=1, progress=False)
     try: numbers = tuple(int(s) for s in split_words(seeds))
@@ -241,7 +263,8 @@ def open_session(
     with first_alone(): data = prepare(chosen, list(protocols), data_folder, runs, **common, render=not data_root)
     cells = [c for p, variants in protocols.items() for c in protocol_runs(p, variants, chosen, data, numbers)]
     failures = make_runs(cells, data, runs, **common) if make else known_failures(cells, runs)
-    return Session(chosen, data, tuple(cells), runs, home/"reports"/chosen.name, tuple(failures), time.perf_counter() - begun, faces, asked)
+    return Session(chosen, data, tuple(cells), runs, home/"reports"/chosen.name, tuple(failures),
+                   time.perf_counter() - begun, faces, asked)
 
 def _without_places(session):   # what was asked for; folders only where the data is real, as in the command
     return {k: v for k, v in session.asked.items() if session.data.origin == "real" or k not in PLACES}
@@ -251,20 +274,24 @@ PLACES = {"data_root": "DIR", "runs_dir": "RUNS", "root": "ROOT"}   # what a pag
 def stands_for(told) -> str:   # empty where no folder is replaced
     "A sentence that says what the names of folders in commands mean; `told` holds the commands."
     names = [name for name in PLACES.values() if re.search(rf"(?<= ){name}\b", str(told))]
-    return f"{' and '.join(names)} stand{'s' * (len(names) == 1)} for the folder{'s' * (len(names) > 1)} that {'was' if len(names) == 1 else 'were'} given." if names else ""
+    return (f"{' and '.join(names)} stand{'s' * (len(names) == 1)} for the folder{'s' * (len(names) > 1)} that "
+            f"{'was' if len(names) == 1 else 'were'} given." if names else "")
 
 def repeat(
     session:Session,
     start:str,        # `fas_reproduce --tables 3`, or `papermill TEMPLATE OUT`, whose options are parameters
     **more,           # options besides, or other than, those of the session
 ) -> str:
-    "The command that makes something of a session again. Where data is rendered, folders of this machine get a name that stands for them."
+    """The command that makes something of a session again. Where data is rendered, folders of this machine get a name
+    that stands for them."""
     asked = {"profile": session.profile.name} | session.asked | more
-    told = {k: PLACES[k] if k in PLACES and session.data.origin == "rendered" and Path(v).is_absolute() else v for k, v in asked.items() if v}
+    told = {k: PLACES[k] if k in PLACES and session.data.origin == "rendered" and Path(v).is_absolute() else v
+            for k, v in asked.items() if v}
     quoted = lambda x: shlex.quote(json.dumps(x) if isinstance(x, dict) else str(x))
     if start.startswith("papermill"): return " ".join([start, *(f"-p {k} {quoted(v)}" for k, v in told.items())])
     changed = [f"--set {quoted(f'{k}={v}')}" for k, v in told.pop("overrides", {}).items()]
-    return " ".join([start, *(f"--{k.replace('_', '-')}" + ("" if v is True else f" {quoted(v)}") for k, v in told.items()), *changed])
+    return " ".join([start, *(f"--{k.replace('_', '-')}" + ("" if v is True else f" {quoted(v)}")
+                              for k, v in told.items()), *changed])
 
 # %% ../nbs/51_reports.ipynb #c013
 @dataclass(frozen=True, slots=True)
@@ -285,20 +312,24 @@ class Entry:
 @cache
 def _part(folder, unit):
     "The test set of a finished run, as the metrics take it."
-    scores, result = pd.read_parquet(Path(folder)/"scores.parquet"), json.loads((Path(folder)/"result.json").read_text())
+    scores, result = pd.read_parquet(Path(folder)/"scores.parquet"), json.loads(
+        (Path(folder)/"result.json").read_text())
     threshold, test = result[unit]["threshold"], scores[scores.split == "test"]
-    if threshold is None: threshold = Threshold(math.nan, Rate(math.nan, reason="dev gave no threshold"), "dev gave no threshold")
+    if threshold is None:
+        threshold = Threshold(math.nan, Rate(math.nan, reason="dev gave no threshold"), "dev gave no threshold")
     return test_set(test if unit == "frame" else by_presentation(test), threshold)
 
 @cache
-def _mean_of(cells, unit, metric): return mean_rate([[_part(f, unit) for f in c] for c in cells], metric, rng=np.random.default_rng(0))
+def _mean_of(cells, unit, metric):
+    return mean_rate([[_part(f, unit) for f in c] for c in cells], metric, rng=np.random.default_rng(0))
 
 @cache
 def _change(a, b, unit, metric) -> Difference:
     parts = lambda cells: [[_part(f, unit) for f in c] for c in cells]
     return compare(parts(a), parts(b), metric, rng=np.random.default_rng(0))
 
-def _folders(session, protocol, variant): return tuple(str(session.runs_dir/c.spec.key()) for c in session.cells_of(protocol, variant))
+def _folders(session, protocol, variant):
+    return tuple(str(session.runs_dir/c.spec.key()) for c in session.cells_of(protocol, variant))
 
 def _spread(values, ddof): return float(np.std(values, ddof=ddof)) if len(values) > 1 else math.nan
 
@@ -321,18 +352,26 @@ def entry(
     if not cells: return Entry(reason=no_sensor(variant, protocol) or f"not part of profile {session.profile.name}")
     made = [read_result(c.spec, session.runs_dir) for c in cells if is_made(c.spec, session.runs_dir)]
     failed = {f.item.key() for f in session.failures} & {c.spec.key() for c in cells}
-    if len(made) < len(cells): return Entry(reason=f"{len(cells) - len(made)} of {len(cells)} runs {'failed' if failed else 'were not made'}")
+    if len(made) < len(cells):
+        return Entry(reason=f"{len(cells) - len(made)} of {len(cells)} runs {'failed' if failed else 'were not made'}")
     values = [r[unit][metric] for r in made]
-    if None in values: return Entry(reason="; ".join(sorted({w for r in made for w in r[unit]["reasons"]})) or "no rate")
-    table = pd.DataFrame(dict(value=100*np.array(values), fold=[c.spec.fold.name for c in cells], seed=[c.spec.seed for c in cells]))
+    if None in values:
+        return Entry(reason="; ".join(sorted({w for r in made for w in r[unit]["reasons"]})) or "no rate")
+    table = pd.DataFrame(dict(value=100*np.array(values), fold=[c.spec.fold.name for c in cells],
+                              seed=[c.spec.seed for c in cells]))
     folds, seeds = table.groupby("fold").value.mean(), table.groupby("seed").value.mean()
-    if len(made) == 1: interval, note = made[0][unit]["interval"].get(metric, ()), made[0][unit]["interval note"].get(metric, "")
-    else: interval, note = (lambda r: (r.interval or (), r.note))(_mean_of((_folders(session, protocol, variant),), unit, metric))
+    if len(made) == 1:
+        interval, note = made[0][unit]["interval"].get(metric, ()), made[0][unit]["interval note"].get(metric, "")
+    else:
+        interval, note = (lambda r: (r.interval or (), r.note))(_mean_of((_folders(session, protocol, variant),),
+                                                                         unit, metric))
     other = [r["presentation" if unit == "frame" else "frame"][metric] for r in made]
     mean = lambda split: float(np.mean([r["auc"][split] for r in made if r["auc"][split] is not None] or [math.nan]))
-    return Entry(float(folds.mean()), _spread_over(table, "fold", 0), _spread_over(table, "fold", 1), _spread(seeds, 1), len(seeds), "", tuple(100*x for x in interval), note,
+    return Entry(float(folds.mean()), _spread_over(table, "fold", 0), _spread_over(table, "fold", 1), _spread(seeds, 1),
+                 len(seeds), "", tuple(100*x for x in interval), note,
                  float(np.mean([math.nan if o is None else o*100 for o in other])),
-                 {"frames": sum(r["frames"]["test"] for r in made), "presentations": sum(r["presentations"]["test"] for r in made),
+                 {"frames": sum(r["frames"]["test"] for r in made),
+                  "presentations": sum(r["presentations"]["test"] for r in made),
                   "identities": max(r["identities"]["test"] for r in made), "runs": len(made)},
                  {s: mean(s) for s in SPLITS})
 
@@ -351,8 +390,11 @@ def columns_of(
     "Where each column of a table comes from."
     protocols = TABLES[table].protocols
     if table == 2: return {c: ("value", p) for c, p in zip(published(2).columns, protocols)}
-    if table == 3: return {c: ("std" if c.endswith("std") else "value", f"oulu_npu/{c.split('_')[1]}") for c in published(3).columns}
-    return {p.removeprefix("wmca/LOO_"): ("value", p) for p in protocols} | {"mean": ("mean", ""), "std": ("mean_std", "")}
+    if table == 3:
+        return {c: ("std" if c.endswith("std") else "value", f"oulu_npu/{c.split('_')[1]}")
+                for c in published(3).columns}
+    return {p.removeprefix("wmca/LOO_"): ("value", p) for p in protocols} | {"mean": ("mean", ""),
+                                                                             "std": ("mean_std", "")}
 
 def our_row(
     session:Session, table:int, variant:str,
@@ -367,19 +409,23 @@ def our_row(
     if lost or "mean" not in columns_of(table): mean = Entry(reason=f"{lost} of {len(values)} columns are empty")
     else:
         rate = _mean_of(tuple(_folders(session, p, variant) for p in spec.protocols), unit, spec.metric)
-        cells = pd.DataFrame([dict(seed=c.spec.seed, protocol=p, value=100*read_result(c.spec, session.runs_dir)[unit][spec.metric])
+        cells = pd.DataFrame([dict(seed=c.spec.seed, protocol=p,
+                                   value=100*read_result(c.spec, session.runs_dir)[unit][spec.metric])
                               for p in spec.protocols for c in session.cells_of(p, variant)])
         seeds = cells.groupby("seed").value.mean()
-        mean = Entry(float(np.mean(values)), _spread_over(cells, "protocol", 0), _spread_over(cells, "protocol", 1), _spread(seeds, 1), len(seeds), "",
+        mean = Entry(float(np.mean(values)), _spread_over(cells, "protocol", 0), _spread_over(cells, "protocol", 1),
+                     _spread(seeds, 1), len(seeds), "",
                      tuple(100*x for x in rate.interval or ()), rate.note, n={"runs": len(cells)})
-    kinds = {"value": lambda p: found[p], "std": lambda p: replace(found[p], value=found[p].std, reason=found[p].reason),
+    kinds = {"value": lambda p: found[p],
+             "std": lambda p: replace(found[p], value=found[p].std, reason=found[p].reason),
              "mean": lambda p: mean, "mean_std": lambda p: Entry(mean.std, reason=mean.reason)}
     return {c: kinds[kind](p) for c, (kind, p) in columns_of(table).items()}
 
 # %% ../nbs/51_reports.ipynb #c019
 BANNERS = {
-    "rendered": "Rendered data. Every number marked “syn” was measured on computer-rendered people and attacks, not on the paper's data sets. "
-                "It shows that the whole path works; it says nothing about how the method does on real faces and cannot be compared with the paper.",
+    "rendered": "Rendered data. Every number marked “syn” was measured on computer-rendered people and attacks, not on "
+                "the paper's data sets. " "It shows that the whole path works; it says nothing about how the method "
+                "does on real faces and cannot be compared with the paper.",
     "real": "Real data. Reproduced numbers stand beside the published ones."}
 MARKS = {"rendered": "syn", "real": ""}
 
@@ -401,12 +447,16 @@ def interval_cell(
     scale:float=100.,
 ) -> dict|str:
     "An interval with the mark of its origin; empty where there is none."
-    return {"value": " – ".join(f"{x*scale:.1f}" for x in interval), "mark": MARKS[origin], "small": note} if interval else ""
+    return {"value": " – ".join(f"{x*scale:.1f}" for x in interval), "mark": MARKS[origin],
+            "small": note} if interval else ""
 
 def _show(e:Entry, origin, digits=1):
     "A table cell for the page template."
-    if math.isnan(e.value): return {"empty": e.reason or "a single fold", "value": "" if not e.reason else "not run" if "not part" in e.reason else "no value"}
-    return rate_cell(e.value, origin, 1, digits) | ({"under": f"{e.interval[0]:.1f} – {e.interval[1]:.1f}"} if e.interval else {})
+    if math.isnan(e.value):
+        return {"empty": e.reason or "a single fold",
+                "value": "" if not e.reason else "not run" if "not part" in e.reason else "no value"}
+    return rate_cell(e.value, origin, 1,
+                     digits) | ({"under": f"{e.interval[0]:.1f} – {e.interval[1]:.1f}"} if e.interval else {})
 
 def verdict(
     interval:tuple,     # of a difference
@@ -423,14 +473,17 @@ def differs_from_paper(
     protocols:tuple[str, ...],   # `dataset/protocol`
 ) -> dict[str, dict]:            # as `deviations` gives them; what the data lacks among them
     "What keeps the numbers of a session from being comparable with the paper's."
-    return deviations(replace(session.profile, partial=session.data.partial), tuple({d for p in protocols for d in protocol_datasets(p)}))
+    return deviations(replace(session.profile, partial=session.data.partial),
+                      tuple({d for p in protocols for d in protocol_datasets(p)}))
 
 def deviation_block(session:Session, protocols:tuple[str, ...]) -> list[dict]:
     "What keeps numbers on real data from being a reproduction of the paper's."
     found = differs_from_paper(session, protocols) if session.data.origin == "real" else {}
     rows = [[k, *({"text": str(d[w])} for w in ("here", "paper", "where"))] for k, d in found.items()]
-    return [dict(heading="Settings that differ from the paper's", columns=["setting", "here", "paper", "where it says so"], rows=rows,
-                 note="With other settings a difference to the published number says how this experiment does, not whether the paper can be reproduced.")] if found else []
+    return [dict(heading="Settings that differ from the paper's",
+                 columns=["setting", "here", "paper", "where it says so"], rows=rows,
+                 note="With other settings a difference to the published number says how this experiment does, not "
+                 "whether the paper can be reproduced.")] if found else []
 
 HEADINGS = {"rendered": "fas_nb on rendered data", "real": "fas_nb"}   # above our rows
 
@@ -449,7 +502,9 @@ def remarks(
 
 def row_name(variant:str, profile:Profile=None) -> str:
     "How a row of ours is called; a page says above the table whose rows they are."
-    if variant != "ours": return VARIANTS[variant].title + (f" ({', '.join(said)})" if profile and (said := remarks(variant, profile)) else "")
+    if variant != "ours":
+        return VARIANTS[variant].title + (f" ({', '.join(said)})" if profile
+                                          and (said := remarks(variant, profile)) else "")
     return "fas_nb, ours"
 
 def table_blocks(
@@ -457,7 +512,8 @@ def table_blocks(
 ) -> list[dict]:   # blocks of the page template
     "The paper's rows and ours, under the rules of honesty."
     spec, paper, origin = TABLES[table], published(table), session.data.origin
-    first = sorted(paper.columns, key=lambda c: c not in ("mean", "std"))    # what a table is read for stands where a narrow screen shows it
+    # what a table is read for stands where a narrow screen shows it
+    first = sorted(paper.columns, key=lambda c: c not in ("mean", "std"))
     variants = variants_of(table, session.asked.get("methods", ""))
     paper, rows = paper[first], {v: {c: our_row(session, table, v)[c] for c in first} for v in variants}
     headers = [c.replace("_", " ") for c in first]
@@ -467,45 +523,61 @@ def table_blocks(
         if table == 5: columns, rows = (lambda t: (list(t[0]), [list(r) for r in t[1:]]))(list(zip(columns, *rows)))
         return dict(columns=columns, rows=rows, **kw)
     ours = {v: [row_name(v, session.profile), *(_show(e, origin) for e in row.values())] for v, row in rows.items()}
-    notes = [spec.note, *(f"{VARIANTS[v].title}: {get_method(v).note}." for v in variants if v in METHODS and get_method(v).note)]
+    notes = [spec.note,
+             *(f"{VARIANTS[v].title}: {get_method(v).note}." for v in variants if v in METHODS and get_method(v).note)]
     what = f"{spec.metric} in per cent, by {spec.unit}; below it the interval of 95 %"
     if origin == "rendered" or not printed:
-        blocks = [block(list(ours.values()), heading=HEADINGS[origin], caption=what + ("; rendered data (“syn”)" if origin == "rendered" else ""), note=" ".join(notes))]
-        if printed: blocks.append(block(printed, heading="Paper, on the real data (not comparable)", caption=f"{spec.metric} in per cent, as printed",
-                                        note="Rows of other methods are the paper's; what was run here stands above."))
+        blocks = [block(list(ours.values()), heading=HEADINGS[origin], caption=what
+                        + ("; rendered data (“syn”)" if origin == "rendered" else ""), note=" ".join(notes))]
+        if printed:
+            blocks.append(block(printed, heading="Paper, on the real data (not comparable)",
+                                caption=f"{spec.metric} in per cent, as printed",
+                                note="Rows of other methods are the paper's; what was run here stands above."))
         return blocks
-    match = {v: paper.index[i] for i, v in enumerate(spec.variants)} if table in (4, 5) else {v: _printed_row(v, paper) for v in variants}
+    match = {v: paper.index[i]
+             for i, v in enumerate(spec.variants)} if table in (4, 5) else {v: _printed_row(v, paper) for v in variants}
     other = ", other settings" if differs_from_paper(session, spec.protocols) else ""
-    def differs(v): return [f"difference, {row_name(v)}{other}", *(_gap(e, p, bool(v in METHODS and v != "ours")) for e, p in zip(rows[v].values(), paper.loc[match[v]]))]
+    def differs(v):
+        return [f"difference, {row_name(v)}{other}", *(_gap(e, p, bool(v in METHODS and v != "ours"))
+                                                       for e, p in zip(rows[v].values(), paper.loc[match[v]]))]
     lines = []
     for line in printed:                       # a method that was run stands below its printed row
-        lines += [line, *(row for v in variants if v in METHODS and v != "ours" and match[v] == line[0] for row in (ours[v], differs(v)))]
+        lines += [line, *(row for v in variants if v in METHODS and v != "ours" and match[v] == line[0]
+                          for row in (ours[v], differs(v)))]
     lines += [ours[v] for v in variants if v not in METHODS or v == "ours" or not match[v]]
     lines += [differs(v) for v in variants if v not in METHODS or v == "ours"]
     return [block(lines, heading="Published and reproduced", caption=what, note=" ".join(notes))]
 
 def _printed_row(variant, paper):
     "The paper's row of a method; None where its table has none."
-    return paper.index[-1] if variant == "ours" else next((r for r in get_method(variant).rows if r in paper.index), None)
+    return paper.index[-1] if variant == "ours" else next((r for r in get_method(variant).rows
+                                                           if r in paper.index), None)
 
 def _gap(e, printed, with_interval):
     "Ours minus the printed number."
     if math.isnan(e.value): return ""
     gap = f"{e.value - printed:+.1f}"
-    return {"value": gap, "under": " – ".join(f"{x - printed:+.1f}" for x in e.interval)} if with_interval and e.interval else gap
+    return {"value": gap,
+            "under": " – ".join(f"{x - printed:+.1f}" for x in e.interval)} if with_interval and e.interval else gap
 
 def spread_block(session:Session, table:int) -> dict:
     "Every cell with its interval and its spreads, and what it was counted on."
     spec, origin = TABLES[table], session.data.origin
     number = lambda x: "" if math.isnan(x) else rate_cell(x, origin, 1)
-    rows = [[f"{c}, {VARIANTS[v].title}", number(e.value), interval_cell(e.interval, origin, e.note, 1), number(e.std), number(e.sample_std), number(e.seed_std), e.seeds,
-             number(e.other), " / ".join(str(e.n.get(k, "")) for k in ("frames", "presentations", "identities")) if len(e.n) > 1 else ""]
-            for v in variants_of(table, session.asked.get("methods", "")) for c, e in our_row(session, table, v).items() if not math.isnan(e.value) and not c.endswith("std")]
+    rows = [[f"{c}, {VARIANTS[v].title}", number(e.value), interval_cell(e.interval, origin, e.note, 1), number(e.std),
+             number(e.sample_std), number(e.seed_std), e.seeds,
+             number(e.other),
+             " / ".join(str(e.n.get(k, "")) for k in ("frames", "presentations", "identities")) if len(e.n) > 1 else ""]
+            for v in variants_of(table, session.asked.get("methods", "")) for c, e in our_row(session, table, v).items()
+            if not math.isnan(e.value) and not c.endswith("std")]
     other = {"frame": "presentation", "presentation": "frame"}[spec.unit]
     return dict(heading="Intervals and spreads", rows=rows,
-                columns=["cell", f"{spec.metric}, %", "95 %", "± over folds, population", "± sample", "± over seeds", "seeds", f"by {other}", "frames / presentations / identities"],
-                note="95 %: other people and instruments in the test set, threshold held fixed; bona fide people are drawn by identity and attacks by instrument, "
-                     "people that several protocols share are drawn once for all. “ignores clustering”: fewer than ten of them, an exact interval on presentations, too narrow by an "
+                columns=["cell", f"{spec.metric}, %", "95 %", "± over folds, population", "± sample", "± over seeds",
+                         "seeds", f"by {other}", "frames / presentations / identities"],
+                note="95 %: other people and instruments in the test set, threshold held fixed; bona fide people are "
+                     "drawn by identity and attacks by instrument, "
+                     "people that several protocols share are drawn once for all. “ignores clustering”: fewer than ten "
+                     "of them, an exact interval on presentations, too narrow by an "
                      "unknown amount. ± over seeds: what training again changes; empty with one seed.")
 
 def change_block(session:Session, table:int) -> list[dict]:
@@ -513,13 +585,18 @@ def change_block(session:Session, table:int) -> list[dict]:
     spec, origin = TABLES[table], session.data.origin
     rows = []
     for v in variants_of(table, session.asked.get("methods", "")):
-        both = [p for p in spec.protocols if all(session.cells_of(p, w) and all(is_made(c.spec, session.runs_dir) for c in session.cells_of(p, w)) for w in (v, "ours"))]
+        both = [p for p in spec.protocols
+                if all(session.cells_of(p, w) and all(is_made(c.spec, session.runs_dir) for c in session.cells_of(p, w))
+                       for w in (v, "ours"))]
         if v == "ours" or not both: continue
         d = _change(*(tuple(_folders(session, p, w) for p in both) for w in (v, "ours")), spec.unit, spec.metric)
-        rows.append([VARIANTS[v].title, len(both), {"value": f"{100*d.value:+.1f}", "mark": MARKS[origin]}, interval_cell(d.interval, origin, d.note),
+        rows.append([VARIANTS[v].title, len(both), {"value": f"{100*d.value:+.1f}", "mark": MARKS[origin]},
+                     interval_cell(d.interval, origin, d.note),
                      verdict(d.interval, d.clusters, "higher error", "lower error")])
-    return [dict(heading="Change against ours", columns=["variant", "protocols", f"mean {spec.metric}, points", "95 %", "beyond chance"], rows=rows,
-                 note="Both are computed on the same draws of people and instruments, so what the test sets have in common drops out. One seed says nothing about "
+    return [dict(heading="Change against ours",
+                 columns=["variant", "protocols", f"mean {spec.metric}, points", "95 %", "beyond chance"], rows=rows,
+                 note="Both are computed on the same draws of people and instruments, so what the test sets have in "
+                      "common drops out. One seed says nothing about "
                       "training again: see ± over seeds above.")] if rows else []
 
 def empty_block(session:Session, table:int) -> list[dict]:
@@ -535,19 +612,32 @@ def empty_block(session:Session, table:int) -> list[dict]:
             own = session.cells_of(p, v)
             failed = [f.item.key() for f in session.failures if f.item.key() in {c.spec.key() for c in own}]
             again = f"fas_reproduce --tables {table}"
-            if not own and no_sensor(v, p): cure = "another data set: the method reads the depth of a sensor, and a mesh's depth would be a guess from colour"
-            elif not own: cure = repeat(session, again, overrides={**session.asked.get("overrides", {}), "protocols": ",".join(made_protocols(table, profile, p))})
-            elif failed: cure = f"read {failed[0][:12]}….failed.log in the folder of runs, mend what it names, then {repeat(session, again)}"
+            if not own and no_sensor(v, p):
+                cure = ("another data set: the method reads the depth of a sensor, and a mesh's depth would be a guess "
+                        "from colour")
+            elif not own:
+                cure = repeat(session, again, overrides={**session.asked.get("overrides", {}),
+                                                         "protocols": ",".join(made_protocols(table, profile, p))})
+            elif failed:
+                cure = (f"read {failed[0][:12]}….failed.log in the folder of runs, mend what it names, then "
+                        f"{repeat(session, again)}")
             elif any(not is_made(c.spec, session.runs_dir) for c in own): cure = repeat(session, again)
-            else: cure = (f"other data: the runs are there and would be found again as they are. fas_check says what {' and '.join(protocol_datasets(p))} "
-                          f"{'lacks' if len(protocol_datasets(p)) == 1 else 'lack'}; with other crops {repeat(session, again)} makes other runs")
+            else:
+                cure = ("other data: the runs are there and would be found again as they are. fas_check says what "
+                        f"{' and '.join(protocol_datasets(p))} "
+                        f"{'lacks' if len(protocol_datasets(p)) == 1 else 'lack'}; with other crops "
+                        f"{repeat(session, again)} makes other runs")
             cells.setdefault((p, e.reason, cure), []).append(v)
-    rows = [[p, {"text": ", ".join(variants)}, {"text": why}, {"text": cure}] for (p, why, cure), variants in cells.items()]
+    rows = [[p, {"text": ", ".join(variants)}, {"text": why}, {"text": cure}]
+            for (p, why, cure), variants in cells.items()]
     left_out = [p for p in spec.protocols if p not in made_protocols(table, profile)]
     if len(left_out) > 1:
-        whole = repeat(session, again, overrides={**session.asked.get("overrides", {}), "protocols": ",".join(spec.protocols)})
-        rows.insert(0, ["all of them", {"text": "all"}, {"text": f"{len(left_out)} protocols are not part of profile {profile.name}"}, {"text": whole}])
-    return [dict(heading="What it would take to fill the empty cells", columns=["protocol", "variants", "why it is empty", "what it takes"], rows=rows,
+        whole = repeat(session, again,
+                       overrides={**session.asked.get("overrides", {}), "protocols": ",".join(spec.protocols)})
+        rows.insert(0, ["all of them", {"text": "all"},
+                        {"text": f"{len(left_out)} protocols are not part of profile {profile.name}"}, {"text": whole}])
+    return [dict(heading="What it would take to fill the empty cells",
+                 columns=["protocol", "variants", "why it is empty", "what it takes"], rows=rows,
                  note=f"{length} {stands_for(rows)}".strip())] if rows else []
 
 def detail_block(session:Session, protocols, variants) -> dict:
@@ -559,15 +649,23 @@ def detail_block(session:Session, protocols, variants) -> dict:
         shown = lambda u, k: rate_cell(u[k], origin, why="; ".join(u["reasons"]) or "undefined")
         spread = lambda u: interval_cell(u["interval"].get(metric), origin, u["interval note"].get(metric, ""))
         rows.append([f"{c.spec.fold.dataset}/{c.spec.fold.name}", VARIANTS[c.variant].title, c.spec.seed,
-                     shown(f, metric), spread(f), shown(p, metric), spread(p), *(shown(f, k) for k in ("APCER", "BPCER", "dev BPCER")),
-                     rate_cell(f["threshold"], origin, 1, 4, "dev gave none"), *(rate_cell(r["auc"][s], origin, 1, 3, f"{s} lacks a class") for s in SPLITS),
-                     *(shown(f, k) for k in ("EER", "APCER at BPCER 1 %", "BPCER at APCER 5 %")), *(rate_cell(r[k], origin, why="test lacks this class") for k in ("APNRR", "BPNRR")),
-                     f"{r['frames']['test']} / {r['presentations']['test']} / {r['identities']['test']}", f"{r['seconds']['train'] + r['seconds']['score']:.0f} s"])
+                     shown(f, metric), spread(f), shown(p, metric), spread(p),
+                     *(shown(f, k) for k in ("APCER", "BPCER", "dev BPCER")),
+                     rate_cell(f["threshold"], origin, 1, 4, "dev gave none"),
+                     *(rate_cell(r["auc"][s], origin, 1, 3, f"{s} lacks a class") for s in SPLITS),
+                     *(shown(f, k) for k in ("EER", "APCER at BPCER 1 %", "BPCER at APCER 5 %")),
+                     *(rate_cell(r[k], origin, why="test lacks this class") for k in ("APNRR", "BPNRR")),
+                     f"{r['frames']['test']} / {r['presentations']['test']} / {r['identities']['test']}",
+                     f"{r['seconds']['train'] + r['seconds']['score']:.0f} s"])
     return dict(heading="Every run", folded=True, rows=rows,
-                columns=["fold", "variant", "seed", "error, frames", "95 %", "error, presentations", "95 %", "APCER (worst)", "BPCER", "dev BPCER", "threshold",
-                         "AUC train", "AUC dev", "AUC test", "EER", "APCER at BPCER 1 %", "BPCER at APCER 5 %", "APNRR", "BPNRR", "frames / presentations / identities", "time"],
-                note="Error: HTER across data sets, ACER elsewhere; rates in per cent on the test split, threshold from dev, APCER, BPCER and threshold by "
-                "frame. EER and the two rates after it choose their threshold on the test set itself. AUC: bona fide against all attacks. APNRR, BPNRR: presentations without any "
+                columns=["fold", "variant", "seed", "error, frames", "95 %", "error, presentations", "95 %",
+                         "APCER (worst)", "BPCER", "dev BPCER", "threshold",
+                         "AUC train", "AUC dev", "AUC test", "EER", "APCER at BPCER 1 %", "BPCER at APCER 5 %", "APNRR",
+                         "BPNRR", "frames / presentations / identities", "time"],
+                note="Error: HTER across data sets, ACER elsewhere; rates in per cent on the test split, threshold "
+                "from dev, APCER, BPCER and threshold by "
+                "frame. EER and the two rates after it choose their threshold on the test set itself. AUC: bona fide "
+                "against all attacks. APNRR, BPNRR: presentations without any "
                 "scored frame, already counted as errors.")
 
 LEARNT = .75   # dev AUC below which a page says that its runs did not learn
@@ -575,22 +673,29 @@ LEARNT = .75   # dev AUC below which a page says that its runs did not learn
 def not_learnt(session:Session, protocols, variants) -> list[dict]:   # `text`, and `links` to what it is about
     "A warning where runs did not learn their own species, so that nobody reads meaning into their numbers."
     made = session.made(protocols, variants)
-    def warning(text, which): return dict(text=text, links=[(p, f"{protocol_file(p)}.html#every-run") for p in dict.fromkeys(c.protocol for c in which)])
+    def warning(text, which):
+        return dict(text=text,
+                    links=[(p, f"{protocol_file(p)}.html#every-run") for p in dict.fromkeys(c.protocol for c in which)])
     low = [(c, a) for c, r in made if (a := r["auc"]["dev"]) is not None and a < LEARNT]
-    known = [(c, a) for c, r in made if "LOO" not in c.protocol and "/to_" not in c.protocol and (a := r["auc"]["test"]) is not None]
+    known = [(c, a) for c, r in made if "LOO" not in c.protocol and "/to_" not in c.protocol
+             and (a := r["auc"]["test"]) is not None]
     under, said = [(c, a) for c, a in known if a < .5], {}
     for c, r in made:
         for text in r["warnings"]: said.setdefault(text, []).append(c)
     found = [warning(f"{text} ({len(which)} of {len(made)} runs)", which) for text, which in sorted(said.items())[:1]]
-    if under: found.append(warning(f"Worse than chance: test AUC is below 0.5 in {len(under)} of {len(known)} runs on species known from training (lowest {min(a for _, a in under):.2f}).",
-                                   [c for c, _ in under]))
+    if under:
+        found.append(warning(f"Worse than chance: test AUC is below 0.5 in {len(under)} of {len(known)} runs on "
+                             f"species known from training (lowest {min(a for _, a in under):.2f}).",
+                             [c for c, _ in under]))
     if dead := [(c, r["dead"]) for c, r in made if r.get("dead")]:
         maps = " and ".join(sorted({name for _, names in dead for name in names}))
-        found.append(warning(f"A map died: at the end of training it was zero on every pixel in {len(dead)} of {len(made)} runs ({maps}); training.leak keeps a gradient there.",
+        found.append(warning(f"A map died: at the end of training it was zero on every pixel in {len(dead)} of "
+                             f"{len(made)} runs ({maps}); training.leak keeps a gradient there.",
                              [c for c, _ in dead]))
     if not low: return found
     worst = min(low, key=lambda x: x[1])
-    return [warning(f"Not trained enough: dev AUC is below {LEARNT} in {len(low)} of {len(made)} runs (lowest {worst[1]:.2f}, {worst[0].protocol}, "
+    return [warning(f"Not trained enough: dev AUC is below {LEARNT} in {len(low)} of {len(made)} runs (lowest "
+                    f"{worst[1]:.2f}, {worst[0].protocol}, "
                     f"{VARIANTS[worst[0].variant].title}).", [c for c, _ in low]), *found]
 
 def notice(session:Session, protocols=None, variants=None):   # for a notebook: the last line of a cell
@@ -601,7 +706,8 @@ def notice(session:Session, protocols=None, variants=None):   # for a notebook: 
     return Markdown("\n\n".join([*lines, f"Pages: `{place_of(session.out)}`; runs: `{place_of(session.runs_dir)}`."]))
 
 # %% ../nbs/51_reports.ipynb #c021
-SEGMENTERS = {"face_sam_tiny": "face_sam_tiny (SAM assembled small, 3.8 million parameters, trained on heads that this renderer made, other people: better on rendered data than on photographs)",
+SEGMENTERS = {"face_sam_tiny": "face_sam_tiny (SAM assembled small, 3.8 million parameters, trained on heads that this "
+              "renderer made, other people: better on rendered data than on photographs)",
               "grabcut": "GrabCut inside landmark polygons (no SAM)",
               "polygon": "landmark polygons alone (no SAM)"}
 
@@ -615,25 +721,41 @@ def made_by(
 ) -> dict:
     "The block that says how a page was made."
     first = session.cells[0].spec if session.cells else None
-    short = ("command", "data", "masks", "landmarks", "depth", "seeds", "wall time of this page", "training time behind it", "made")
+    short = ("command", "data", "masks", "landmarks", "depth", "seeds", "wall time of this page",
+             "training time behind it", "made")
     told = dict([
-        ("command", f"{command}   {stands_for(command)}".rstrip()), ("data", session.data.origin + (", without listed presentations that are not on disk (--partial)" if session.data.partial else "")), ("masks", SEGMENTERS.get(session.profile.segmenter, session.profile.segmenter)),
-        ("landmarks", LANDMARKS.get(session.profile.landmarks, session.profile.landmarks)), ("depth", DEPTHS.get(session.profile.depth, session.profile.depth)),
-        ("profile", json.dumps(asdict(session.profile))), ("versions", ", ".join(f"{k} {v}" for k, v in versions().items())), ("machine", machine()),
+        ("command", f"{command}   {stands_for(command)}".rstrip()),
+        ("data", session.data.origin
+         + (", without listed presentations that are not on disk (--partial)" if session.data.partial else "")),
+        ("masks", SEGMENTERS.get(session.profile.segmenter, session.profile.segmenter)),
+        ("landmarks", LANDMARKS.get(session.profile.landmarks, session.profile.landmarks)),
+        ("depth", DEPTHS.get(session.profile.depth, session.profile.depth)),
+        ("profile", json.dumps(asdict(session.profile))),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions().items())), ("machine", machine()),
         ("interpreter and package", f"Python {versions()['Python']}, place {place()}"),
-        ("git revision", git_revision()), ("code hash", f"trains {first.code}, scores {first.scoring_code}" if first else ""),
+        ("git revision", git_revision()),
+        ("code hash", f"trains {first.code}, scores {first.scoring_code}" if first else ""),
         *([("notebook hash", file_hash(shared_folder("reports")/f"{template}.ipynb"))] if template else []),
-        ("data hashes", f"annotations {first.annotations[:16]}, scored frames {first.frames[:16]}, labels {first.labels[:16]} (first run)" if first else ""),
-        ("runs", ", ".join(sorted({c.spec.key()[:12] for c in session.cells}))), ("seeds", ", ".join(map(str, sorted({c.spec.seed for c in session.cells})))),
+        ("data hashes", f"annotations {first.annotations[:16]}, scored frames {first.frames[:16]}, labels "
+         f"{first.labels[:16]} (first run)" if first else ""),
+        ("runs", ", ".join(sorted({c.spec.key()[:12] for c in session.cells}))),
+        ("seeds", ", ".join(map(str, sorted({c.spec.seed for c in session.cells})))),
         ("wall time of this page", f"{session.seconds:.0f} s, runs that were found not included"),
-        ("training time behind it", f"{sum(r['seconds']['train'] for r in session.finished.values()):.0f} core-seconds"),
+        ("training time behind it",
+         f"{sum(r['seconds']['train'] for r in session.finished.values()):.0f} core-seconds"),
         ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))])
-    return dict(heading="How this page was made", pairs=[(k, told[k]) for k in short], more=[(k, v) for k, v in told.items() if k not in short])
+    return dict(heading="How this page was made", pairs=[(k, told[k]) for k in short],
+                more=[(k, v) for k, v in told.items() if k not in short])
 
 def unread(session:Session) -> list[dict]:
     "The block that lists what could not be read or made, and what to know of the data."
-    rows = [["data", {"text": line}] for line in session.data.notes] + [[str(i), {"text": r}] for i, r in session.data.failures] + [
-        [f.item.key()[:12], {"text": f.reason + (f"; trace: {log.name}" if (log := failure_log(f.item, session.runs_dir)).exists() else "")}] for f in session.failures]
+    rows = [["data", {"text": line}] for line in session.data.notes] + [[str(i), {"text": r}]
+                                                                        for i, r in session.data.failures] + [
+                                                                            [f.item.key()[:12], {"text": f.reason + (
+                                                                                f"; trace: {log.name}"
+                                                                                if (log := failure_log(
+                                                                                    f.item, session.runs_dir)).exists()
+                                                                                else "")}] for f in session.failures]
     return [dict(heading="Not read or not made", columns=["what", "reason"], rows=rows)] if rows else []
 
 # %% ../nbs/51_reports.ipynb #c023
@@ -641,7 +763,8 @@ def code_block(name:str) -> list[dict]:
     "The code of a report notebook, folded."
     path = shared_folder("reports")/f"{name}.ipynb"
     if not path.exists(): return []
-    sources = ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    sources = ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
+               if c["cell_type"] == "code"]
     return [dict(heading=f"Code of this page ({name}.ipynb)", folded=True, code=sources)]
 
 def page(
@@ -649,19 +772,24 @@ def page(
 ) -> str:   # HTML without any external address
     "A page in the house's template."
     template = Template((PACKAGE/"assets"/"page.html").read_text(encoding="utf-8"), autoescape=True, trim_blocks=True)
-    blocks = [_noted(block) | dict(id=re.sub(r"\W+", "-", block["heading"].lower()).strip("-")) if block.get("heading") else _noted(block) for block in blocks]
-    return template.render(title=title, origin=origin, banner=BANNERS.get(origin, ""), blocks=blocks, lead=lead, warnings=warnings, links=links)
+    blocks = [_noted(block) | dict(id=re.sub(r"\W+", "-", block["heading"].lower()).strip("-")) if block.get("heading")
+              else _noted(block) for block in blocks]
+    return template.render(title=title, origin=origin, banner=BANNERS.get(origin, ""), blocks=blocks, lead=lead,
+                           warnings=warnings, links=links)
 
 def _noted(block):
     "A block whose notes on cells stand once below the table, each under a letter, where cells share them."
-    said = [v[k] for row in block.get("rows") or () for v in row if isinstance(v, dict) for k in ("small", "empty") if v.get(k)]
-    notes = {text: _letter(i) for i, text in enumerate(t for t in dict.fromkeys(said) if said.count(t) > 1 or len(t) > 24)}
+    said = [v[k] for row in block.get("rows") or () for v in row if isinstance(v, dict)
+            for k in ("small", "empty") if v.get(k)]
+    notes = {text: _letter(i)
+             for i, text in enumerate(t for t in dict.fromkeys(said) if said.count(t) > 1 or len(t) > 24)}
     if not notes: return block
     def short(v):
         if not isinstance(v, dict): return v
         marks = [notes[v[k]] for k in ("small", "empty") if v.get(k) in notes]
         return {k: "" if k == "small" and x in notes else x for k, x in v.items()} | dict(letter=marks) if marks else v
-    return block | dict(rows=[[short(v) for v in row] for row in block["rows"]], feet=[(letter, text) for text, letter in notes.items()])
+    return block | dict(rows=[[short(v) for v in row] for row in block["rows"]],
+                        feet=[(letter, text) for text, letter in notes.items()])
 
 def _letter(i): return chr(97 + i) if i < 26 else _letter(i//26 - 1) + _letter(i % 26)
 
@@ -669,7 +797,8 @@ def _plain(v) -> str:
     "A cell of a page as text, all that it says included."
     if not isinstance(v, dict): return str(v)
     if v.get("empty"): return f"{v['value']} ({v['empty']})".strip()
-    return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() + "".join(f" ({v[k]})" for k in ("under", "small") if v.get(k))
+    return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() + "".join(
+        f" ({v[k]})" for k in ("under", "small") if v.get(k))
 
 def write_page(
     path:Path, title:str, origin:str, blocks:list[dict], **kwargs,   # as in `page`
@@ -683,12 +812,16 @@ def write_page(
             names.add(name)
             frame = pd.DataFrame([[_plain(v) for v in row] for row in block["rows"]], columns=block["columns"])
             write_atomically(path.parent/"tables"/f"{name}.csv", frame.to_csv(index=False))
-            write_atomically(path.parent/"tables"/f"{name}.json", json.dumps(dict(page=path.name, data_origin=origin, **{k: block.get(k, "") for k in ("heading", "caption", "note")},
-                                                                                  columns=list(block["columns"]), rows=block["rows"]), indent=1))
+            write_atomically(path.parent/"tables"/f"{name}.json",
+                             json.dumps(dict(page=path.name, data_origin=origin,
+                                             **{k: block.get(k, "") for k in ("heading", "caption", "note")},
+                                             columns=list(block["columns"]), rows=block["rows"]), indent=1))
             block = block | dict(files=[(f"tables/{name}.{kind}", kind.upper()) for kind in ("csv", "json")])
         done.append(block)
-    here = lambda text, href: ("every run, below", href.removeprefix(path.name)) if href.startswith(f"{path.name}#") else (text, href)
-    if "warnings" in kwargs: kwargs["warnings"] = [w | dict(links=[here(*link) for link in w.get("links", ())]) for w in kwargs["warnings"]]
+    here = lambda text, href: ("every run, below",
+                               href.removeprefix(path.name)) if href.startswith(f"{path.name}#") else (text, href)
+    if "warnings" in kwargs:
+        kwargs["warnings"] = [w | dict(links=[here(*link) for link in w.get("links", ())]) for w in kwargs["warnings"]]
     write_atomically(path, page(title, origin, done, **kwargs))
     return path
 
@@ -698,7 +831,8 @@ def picture(
 ) -> dict:
     "A figure as a block; its origin is written into the picture, so that it survives a screenshot."
     if origin == "rendered":
-        fig.get_layout_engine().set(rect=(0, 0, 1, .94))   # room for the mark; a second drawing for a tight box would take as long as the first
+        # room for the mark; a second drawing for a tight box would take as long as the first
+        fig.get_layout_engine().set(rect=(0, 0, 1, .94))
         fig.text(.995, .995, "rendered data (syn)", ha="right", va="top", fontsize=7, color="#7a4200")
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=110)
@@ -712,13 +846,16 @@ def table_figure(session:Session, table:int) -> plt.Figure:
     variants = variants_of(table, session.asked.get("methods", ""))
     for i, v in enumerate(variants):
         row = our_row(session, table, v)
-        at, values = np.arange(len(columns)) + .08*(i - (len(variants) - 1)/2), np.array([row[c].value for c in columns])
+        at, values = np.arange(len(columns)) + .08*(i
+                                                    - (len(variants) - 1)/2), np.array([row[c].value for c in columns])
         limits = np.array([row[c].interval or (math.nan, math.nan) for c in columns])
-        ax.errorbar(at, values, np.clip(np.abs(limits - values[:, None]).T, 0, None), fmt="o", ms=5, lw=1, alpha=.8, label=VARIANTS[v].title)
+        ax.errorbar(at, values, np.clip(np.abs(limits - values[:, None]).T, 0, None), fmt="o", ms=5, lw=1, alpha=.8,
+                    label=VARIANTS[v].title)
     ax.set_xticks(range(len(columns)), [c.replace("_", " ") for c in columns], fontsize=8)
     ax.set_ylabel(f"{spec.metric}, %", fontsize=8); ax.tick_params(labelsize=8); ax.set_ylim(0)
     if len(variants) > 1: fig.legend(fontsize=7, frameon=False, ncols=3, loc="outside lower center")
-    ax.set_title("fas_nb on rendered data (syn), 95 % intervals" if session.data.origin == "rendered" else "fas_nb, 95 % intervals", fontsize=8)
+    ax.set_title("fas_nb on rendered data (syn), 95 % intervals" if session.data.origin == "rendered"
+                 else "fas_nb, 95 % intervals", fontsize=8)
     return fig
 
 def run_name(cell:Cell) -> str:   # `protocol variant fold seed N`
@@ -743,26 +880,41 @@ def build_table(
     rows = {v: our_row(session, table, v) for v in variants}
     path, command = session.out/f"table{table}.html", repeat(session, f"fas_reproduce --tables {table}")
     made = made_protocols(table, session.profile)
-    told = "; ".join(f"{VARIANTS[v].title}: " + ", ".join(f"{c} {e.value:.1f}" if not math.isnan(e.value) else f"{c} empty" for c, e in row.items()) for v, row in rows.items())
-    blocks = [*table_blocks(session, table), picture(table_figure(session, table), origin, f"Table {table} as dots with intervals, {spec.metric} in per cent. {told}"),
-              *deviation_block(session, spec.protocols), spread_block(session, table), *change_block(session, table), *empty_block(session, table), detail_block(session, spec.protocols, variants),
-              dict(heading="Protocols", columns=["page"], rows=[[{"value": p, "href": f"{protocol_file(p)}.html"} if (session.out/f"{protocol_file(p)}.html").exists() else p] for p in made]),
+    told = "; ".join(f"{VARIANTS[v].title}: " + ", ".join(f"{c} {e.value:.1f}" if not math.isnan(e.value)
+                                                          else f"{c} empty" for c, e in row.items())
+                     for v, row in rows.items())
+    blocks = [*table_blocks(session, table), picture(table_figure(session, table), origin, f"Table {table} as dots "
+                                                     f"with intervals, {spec.metric} in per cent. {told}"),
+              *deviation_block(session, spec.protocols), spread_block(session, table), *change_block(session, table),
+              *empty_block(session, table), detail_block(session, spec.protocols, variants),
+              dict(heading="Protocols", columns=["page"],
+                   rows=[[{"value": p, "href": f"{protocol_file(p)}.html"}
+                          if (session.out/f"{protocol_file(p)}.html").exists() else p] for p in made]),
               *unread(session), made_by(session, command, f"table{table}"), *code_block(f"table{table}")]
-    write_page(path, f"Table {table}: {spec.title}", origin, blocks, warnings=not_learnt(session, spec.protocols, variants),
-               links=[("all tables", "index.html"), ("CSV", f"table{table}.csv"), ("JSON", f"table{table}.json"), ("executed notebook", f"notebooks/table{table}.ipynb")])
+    write_page(path, f"Table {table}: {spec.title}", origin, blocks,
+               warnings=not_learnt(session, spec.protocols, variants),
+               links=[("all tables", "index.html"), ("CSV", f"table{table}.csv"), ("JSON", f"table{table}.json"),
+                      ("executed notebook", f"notebooks/table{table}.ipynb")])
     mark = f" {MARKS[origin]}".rstrip()
     value = lambda e: "" if math.isnan(e.value) else f"{e.value:.2f}{mark}"
     lines = [["paper", "real", m, *(f"{x:g}" for x in published(table).loc[m])] for m in published(table).index]
     lines += [["fas_nb", origin, VARIANTS[v].title, *(value(e) for e in row.values())] for v, row in rows.items()]
-    write_atomically(path.with_suffix(".csv"), pd.DataFrame(lines, columns=["block", "data_origin", "method", *columns_of(table)]).to_csv(index=False))
-    clean = lambda x: None if isinstance(x, float) and math.isnan(x) else {k: clean(y) for k, y in x.items()} if isinstance(x, dict) else x
-    cells = [dict(method=VARIANTS[v].title, variant=v, remarks=remarks(v, session.profile), column=c, mark=MARKS[origin], data_origin=origin, **{k: clean(x) for k, x in asdict(e).items()})
+    write_atomically(path.with_suffix(".csv"), pd.DataFrame(lines, columns=["block", "data_origin", "method",
+                                                                            *columns_of(table)]).to_csv(index=False))
+    clean = lambda x: None if isinstance(x, float) and math.isnan(x) else {
+        k: clean(y) for k, y in x.items()} if isinstance(x, dict) else x
+    cells = [dict(method=VARIANTS[v].title, variant=v, remarks=remarks(v, session.profile), column=c,
+                  mark=MARKS[origin], data_origin=origin, **{k: clean(x) for k, x in asdict(e).items()})
              for v, row in rows.items() for c, e in row.items()]
     write_atomically(path.with_suffix(".json"), json.dumps(dict(
-        table=table, title=spec.title, metric=spec.metric, unit=spec.unit, data_origin=origin, profile=session.profile.name,
-        comparable_with_paper=bool(origin == "real" and spec.published and not differs_from_paper(session, spec.protocols)), deviations=differs_from_paper(session, spec.protocols),
-        command=command, asked=_without_places(session), code=code_hash(), notebook=file_hash(shared_folder("reports")/f"table{table}.ipynb"), cells=cells, runs={c.spec.key(): run_name(c) for c in session.cells},
-        paper=dict(data_origin="real", rows={m: published(table).loc[m].to_dict() for m in published(table).index})), indent=1))
+        table=table, title=spec.title, metric=spec.metric, unit=spec.unit, data_origin=origin,
+        profile=session.profile.name, comparable_with_paper=bool(origin == "real" and spec.published
+                                                                 and not differs_from_paper(session, spec.protocols)),
+        deviations=differs_from_paper(session, spec.protocols), command=command, asked=_without_places(session),
+        code=code_hash(), notebook=file_hash(shared_folder("reports")/f"table{table}.ipynb"), cells=cells,
+        runs={c.spec.key(): run_name(c) for c in session.cells},
+        paper=dict(data_origin="real", rows={m: published(table).loc[m].to_dict() for m in published(table).index})),
+                                                           indent=1))
     return path
 
 # %% ../nbs/51_reports.ipynb #c025
@@ -787,17 +939,25 @@ def reproduce(
         for p in made_protocols(t, chosen): protocols.setdefault(p, []).extend(variants_of(t, methods))
     protocols = {p: tuple(v for v in VARIANTS if v in set(vs)) for p, vs in protocols.items()}
     say(f"1/3 data and runs: {len(protocols)} protocols of tables {', '.join(map(str, tables))}")
-    session = open_session(profile, protocols, seeds, data_root, runs_dir, root, overrides, workers, scheduler, progress, faces=faces, methods=methods)
+    session = open_session(profile, protocols, seeds, data_root, runs_dir, root, overrides, workers, scheduler,
+                           progress, faces=faces, methods=methods)
     for line in session.data.notes: say(line)
-    failed = [f"{i}: {r}" for i, r in session.data.failures] + [f"run {f.item.key()[:12]}: {f.reason}" for f in session.failures]
+    failed = [f"{i}: {r}" for i, r in session.data.failures] + [f"run {f.item.key()[:12]}: {f.reason}"
+                                                                for f in session.failures]
 
-    common = dict({k: v for k, v in session.asked.items() if k != "methods"}, profile=profile, overrides=json.dumps(session.asked["overrides"]), make=False)   # as given: kernels start in this folder too
-    pages = [("protocol", protocol_file(p), dict(common, benchmark=p.split("/")[0], protocol=p.split("/")[1], variants=",".join(v))) for p, v in protocols.items()]
-    tables_todo = [(f"table{t}", f"table{t}", common | ({"methods": methods} if t in METHOD_TABLES else {})) for t in tables]
+    # as given: kernels start in this folder too
+    common = dict({k: v for k, v in session.asked.items() if k != "methods"}, profile=profile,
+                  overrides=json.dumps(session.asked["overrides"]), make=False)
+    pages = [("protocol", protocol_file(p), dict(common, benchmark=p.split("/")[0], protocol=p.split("/")[1],
+                                                 variants=",".join(v))) for p, v in protocols.items()]
+    tables_todo = [(f"table{t}", f"table{t}", common | ({"methods": methods} if t in METHOD_TABLES else {}))
+                   for t in tables]
     for step, todo in (("2/3 protocol pages", pages), ("3/3 tables", tables_todo)):
         say(f"{step}: {len(todo)}")
-        with ThreadPoolExecutor(max(1, workers)) as pool:   # papermill runs a kernel process each; the threads only wait
-            jobs = {pool.submit(run_notebook, name, session.out/"notebooks"/f"{file}.ipynb", parameters): file for name, file, parameters in todo}
+        # papermill runs a kernel process each; the threads only wait
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            jobs = {pool.submit(run_notebook, name, session.out/"notebooks"/f"{file}.ipynb", parameters): file
+                    for name, file, parameters in todo}
             try:
                 for job in tqdm(as_completed(jobs), total=len(jobs), desc=step[4:], disable=not progress):
                     if error := job.exception(): failed.append(f"{jobs[job]}: {error}")
@@ -812,13 +972,17 @@ def build_folder(
 ) -> Path:                 # the index
     "Write what stands around the tables of a folder: the page for the real data, the index, the manifest."
     build_real_data(session)
-    before = read_crate(session.out)[1] if (session.out/CRATE).exists() else {}      # of tables that were made before and stay
-    stores = {Path(f).name for f in session.data.stores.values()} | {name.removeprefix("store ") for name in before if name.startswith("store ")}
+    # of tables that were made before and stay
+    before = read_crate(session.out)[1] if (session.out/CRATE).exists() else {}
+    stores = {Path(f).name for f in session.data.stores.values()} | {name.removeprefix("store ")
+                                                                     for name in before if name.startswith("store ")}
     index = build_index(tables, session, failed)
     runs = {c.spec.key() for c in session.cells}.union(*(t["runs"] for t in made_tables(session.out).values()))
     passed_on = "Pages show faces of licensed data: to be passed on only as the agreements with its distributors allow."
-    write_crate(session.out, f"fas_nb, profile {session.profile.name}, tables {', '.join(map(str, tables))}", BANNERS[session.data.origin],
-                repeat(session, f"fas_reproduce --tables {','.join(map(str, tables))}"), report_facts(runs, stores, session.runs_dir),
+    write_crate(session.out, f"fas_nb, profile {session.profile.name}, tables {', '.join(map(str, tables))}",
+                BANNERS[session.data.origin],
+                repeat(session, f"fas_reproduce --tables {','.join(map(str, tables))}"),
+                report_facts(runs, stores, session.runs_dir),
                 *[passed_on]*(session.faces and session.data.origin == "real"))
     return index
 
@@ -839,26 +1003,36 @@ def build_index(
     old = {f.partition(":")[0] for f in failed}
     def there(name, text):
         if not (out/f"{name}.html").exists(): return {"empty": "not made", "value": text}
-        return {"value": text, "href": f"{name}.html", "small": "page of an earlier run: making it again failed" if name in old else ""}
+        return {"value": text, "href": f"{name}.html",
+                "small": "page of an earlier run: making it again failed" if name in old else ""}
     rows, variants = [], {}
     for t in sorted({*tables, *made}):
         told = made.get(t, {"cells": [], "runs": {}})
         ours = [c for c in told["cells"] if c["variant"] == TABLES[t].variants[-1]]
-        e = next((c for c in ours if c["column"] == "mean"), ours[0] if ours else {"value": None, "reason": "not made", "interval": (), "note": ""})
+        e = next((c for c in ours if c["column"] == "mean"),
+                 ours[0] if ours else {"value": None, "reason": "not made", "interval": (), "note": ""})
         origin_t = told.get("data_origin", origin)
-        rows.append([there(f"table{t}", f"Table {t}"), rate_cell(e["value"], origin_t, 1, why=e["reason"]), interval_cell(e["interval"], origin_t, e["note"], 1), TABLES[t].metric,
-                     {"text": TABLES[t].title}, len(told["runs"]), {"value": origin_t, "small": "" if told.get("code") == code_hash() else "made with earlier code" if told["runs"] else ""},
+        rows.append([there(f"table{t}", f"Table {t}"), rate_cell(e["value"], origin_t, 1, why=e["reason"]),
+                     interval_cell(e["interval"], origin_t, e["note"], 1), TABLES[t].metric,
+                     {"text": TABLES[t].title}, len(told["runs"]),
+                     {"value": origin_t, "small": "" if told.get("code") == code_hash() else "made with earlier code"
+                      if told["runs"] else ""},
                      {"text": told.get("command") or repeat(session, f"fas_reproduce --tables {t}")}])
         for p, v, *_ in map(str.split, told["runs"].values()): variants.setdefault(p, []).append(v)
-    blocks = [dict(heading="Tables", columns=["table", "ours, %", "95 %", "metric", "what", "runs", "data", "command"], rows=rows, note="Ours: the mean, or the first column where there is none."),
+    blocks = [dict(heading="Tables", columns=["table", "ours, %", "95 %", "metric", "what", "runs", "data", "command"],
+                   rows=rows, note="Ours: the mean, or the first column where there is none."),
               dict(heading="Protocols", columns=["protocol", "variants"],
-                   rows=[[there(protocol_file(p), p), {"text": ", ".join(VARIANTS[v].title for v in dict.fromkeys(vs))}] for p, vs in variants.items()]),
+                   rows=[[there(protocol_file(p), p), {"text": ", ".join(VARIANTS[v].title for v in dict.fromkeys(vs))}]
+                         for p, vs in variants.items()]),
               *([dict(heading="Failed", columns=["what"], rows=[[{"text": f}] for f in failed])] if failed else []),
-              *statement(whole, failed), *unread(session), made_by(session, repeat(session, f"fas_reproduce --tables {','.join(map(str, tables))}"))]
+              *statement(whole, failed), *unread(session),
+              made_by(session, repeat(session, f"fas_reproduce --tables {','.join(map(str, tables))}"))]
     return write_page(out/"index.html", f"fas_nb, profile {session.profile.name}", origin, blocks,
-                      lead="Fine-Grained Annotation for Face Anti-Spoofing, reproduced: one page for each table of the paper and for each protocol.",
+                      lead="Fine-Grained Annotation for Face Anti-Spoofing, reproduced: one page for each table of the "
+                      "paper and for each protocol.",
                       warnings=not_learnt(whole, {c.protocol for c in whole.cells}, set(VARIANTS)),
-                      links=[("with the real data, in five steps", "real-data.html"), ("manifest (RO-Crate)", "ro-crate-metadata.json")])
+                      links=[("with the real data, in five steps", "real-data.html"),
+                             ("manifest (RO-Crate)", "ro-crate-metadata.json")])
 
 def made_tables(out:Path) -> dict[int, dict]:   # number -> what its JSON says
     "The tables that lie in a folder of reports, made now or before."
@@ -870,18 +1044,27 @@ def statement(session:Session, failed) -> list[dict]:
     made = list(session.finished.values())
     learnt = sum((r["auc"]["dev"] or 0) >= LEARNT for r in made)
     seconds, seeds = sum(sum(r["seconds"].values()) for r in made), len({s.seed for s in specs.values()})
-    scope = ("That annotation, training, scoring and tables of the paper run from end to end as described, and that each number here follows from stored scores. "
+    scope = ("That annotation, training, scoring and tables of the paper run from end to end as described, and that "
+             "each number here follows from stored scores. "
              "Nothing about how well the method does on real faces: no real face was used." if origin == "rendered" else
-             "How the method, written again from the paper's text, does on the data sets that the paper names, beside the paper's own numbers.")
+             "How the method, written again from the paper's text, does on the data sets that the paper names, beside "
+             "the paper's own numbers.")
     return [dict(heading="Reproducibility statement", pairs=[
         ("scope of claims", scope),
-        ("method", "Written from the paper's text alone, since no official code exists. What the text leaves open is a named option with a stated default (README, Table 6)."),
-        ("results", f"{len(made)} of {len(specs)} runs finished, {learnt} of them reached a dev AUC of {LEARNT} or more, {seeds} seed{'s'*(seeds != 1)}; {seconds/60:.0f} core-minutes of "
-                    f"training and scoring; {len(failed)} failures. Each number stands with its interval, data and command on its page."),
-        ("what was easy", "The supervision (region maps times depth) and the decision rule are stated by formulas, and the network is published elsewhere."),
-        ("what was difficult", "The decoder, rho, the threshold of three benchmarks, the unit of scores, how several species make one rate, and sixteen details of the region "
+        ("method", "Written from the paper's text alone, since no official code exists. What the text leaves open is a "
+         "named option with a stated default (README, Table 6)."),
+        ("results", f"{len(made)} of {len(specs)} runs finished, {learnt} of them reached a dev AUC of {LEARNT} or "
+         f"more, {seeds} seed{'s'*(seeds != 1)}; {seconds/60:.0f} core-minutes of "
+                    f"training and scoring; {len(failed)} failures. Each number stands with its interval, data and "
+                    "command on its page."),
+        ("what was easy", "The supervision (region maps times depth) and the decision rule are stated by formulas, and "
+         "the network is published elsewhere."),
+        ("what was difficult", "The decoder, rho, the threshold of three benchmarks, the unit of scores, how several "
+         "species make one rate, and sixteen details of the region "
                                "exchange are not stated; two printed summaries do not follow from their columns."),
-        ("what is not covered", "Compared methods were run where a table shows rows of them beside ours (fas_reproduce --methods). Intervals hold the threshold and the trained network fixed; the spread over seeds is shown apart where there are several.")])]
+        ("what is not covered", "Compared methods were run where a table shows rows of them beside ours (fas_reproduce "
+         "--methods). Intervals hold the threshold and the trained network fixed; the spread over seeds is shown apart "
+         "where there are several.")])]
 
 # %% ../nbs/51_reports.ipynb #c027
 def core_pace() -> float:   # counted operations a second
@@ -891,24 +1074,30 @@ def core_pace() -> float:   # counted operations a second
     return small.training.batch*flops_image(small.model, small.training.size)/step
 
 def frame_seconds() -> float:   # of a core
-    "What decoding, cropping, landmarks, depth and the default's masks of one frame take, as `nbs/bench/check_speed` measured it."
-    return json.loads((shared_folder("bench")/"check_speed.json").read_text(encoding="utf-8"))["figures"]["annotate_seconds_per_frame"]
+    """What decoding, cropping, landmarks, depth and the default's masks of one frame take, as `nbs/bench/check_speed`
+    measured it."""
+    return json.loads((shared_folder("bench")/"check_speed.json").read_text(
+        encoding="utf-8"))["figures"]["annotate_seconds_per_frame"]
 
 def drawn_seconds(
     size:int,    # side of the network's input, pixels
 ) -> float:      # of a core
-    "What cropping, exchange and labels of one training image take, as `nbs/bench/memory` measured it at 256 pixels, by area."
+    """What cropping, exchange and labels of one training image take, as `nbs/bench/memory` measured it at 256 pixels,
+    by area."""
     told = json.loads((shared_folder("bench")/"memory.json").read_text(encoding="utf-8"))["figures"]["batches"]
     return told["core-seconds for 20 images"]/20*(size/256)**2
 
 PRICES = {"GPU hour": 2.5, "core hour": .04}   # assumed, in any currency
 
-def _duration(seconds): return f"{seconds/3600:.1f} h" if seconds < 48*3600 else f"{seconds/86400:.0f} days" if seconds < 3*365*86400 else f"{seconds/86400/365:.0f} years"
+def _duration(seconds):
+    return (f"{seconds/3600:.1f} h" if seconds < 48*3600 else f"{seconds/86400:.0f} days" if seconds < 3*365*86400
+            else f"{seconds/86400/365:.0f} years")
 
 def disk_block(session:Session) -> dict:
     "How much the stores of the real data sets take."
     paper, counts = PROFILES["paper"], protocol_counts()
-    kept = [p for f in session.data.stores.values() for p in Path(f).rglob("*") if p.is_file() and not any(part.startswith("packed") for part in p.parts)]
+    kept = [p for f in session.data.stores.values() for p in Path(f).rglob("*") if p.is_file()
+            and not any(part.startswith("packed") for part in p.parts)]
     frames = max(sum(p.suffix == ".npz" and p.parent.name == "frames" for p in kept), 1)*session.profile.scoring.frames
     each = sum(p.stat().st_size for p in kept)/frames*(paper.frame_size/session.profile.frame_size)**2
     rows = []
@@ -916,15 +1105,20 @@ def disk_block(session:Session) -> dict:
         n = sum(counts.get((d, "release", s, "all"), (0, 0))[0] for s in SPLITS)
         of_d = n*paper.scoring.frames
         rows.append([d, n, of_d, f"{of_d*each/1e9:.1f} GB", f"{of_d*frame_bytes(paper.frame_size)/1e9:.1f} GB"])
-    made = [session.runs_dir/c.spec.key()/"model.safetensors" for c in session.cells if is_made(c.spec, session.runs_dir)]
+    made = [session.runs_dir/c.spec.key()/"model.safetensors" for c in session.cells
+            if is_made(c.spec, session.runs_dir)]
     ratio = (paper.model.width/session.profile.model.width)**2
-    weights = f"Weights take about {np.median([p.stat().st_size for p in made])*ratio/1e6:.0f} MB a run on top. " if made else ""
-    return dict(heading="How much disk", columns=["data set", "presentations", "frames", "crops and annotations", "packed for training"], rows=rows,
-                note=f"{paper.scoring.frames} frames of a presentation at {paper.frame_size} px; bytes of a frame as stored here "
-                     f"({session.profile.frame_size} px), scaled by area. Training reads packed copies, made once for each data set and shared by folds, "
+    weights = (f"Weights take about {np.median([p.stat().st_size for p in made])*ratio/1e6:.0f} MB a run on top. "
+               if made else "")
+    return dict(heading="How much disk", columns=["data set", "presentations", "frames", "crops and annotations",
+                                                  "packed for training"], rows=rows,
+                note=f"{paper.scoring.frames} frames of a presentation at {paper.frame_size} px; bytes of a frame as "
+                     "stored here " f"({session.profile.frame_size} px), scaled by area. Training reads packed copies, "
+                     "made once for each data set and shared by folds, "
                      f"seeds and processes. {weights}The data sets themselves are not counted.")
 
-def time_rows() -> list[list[str]]:   # table, runs, images, hours of cores for annotation and batches, of GPUs, of cores for all, money
+# table, runs, images, hours of cores for annotation and batches, of GPUs, of cores for all, money
+def time_rows() -> list[list[str]]:
     "How long each table takes, each stage where it runs."
     core, paper, rows = core_pace(), PROFILES["paper"], []
     for t, p in [(3, PROFILES["small"]), *((t, paper) for t in PAPER_TABLES)]:
@@ -935,25 +1129,33 @@ def time_rows() -> list[list[str]]:   # table, runs, images, hours of cores for 
         money = middle["training, scoring"]*PRICES["GPU hour"] + cores*PRICES["core hour"]
         rows.append([f"Table {t}, {p.name}", len(work(t, p))*len(p.seeds), f"{cost.drawn/1e6:.1f} million",
                      *(_duration(3600*middle[stage]) for stage in ("decoding, landmarks, depth", "masks", "batches")),
-                     *(_duration(3600*h["training, scoring"]) for h in on_gpu), _duration(3600*sum(alone.values())), f"{money:,.0f}"])
+                     *(_duration(3600*h["training, scoring"]) for h in on_gpu), _duration(3600*sum(alone.values())),
+                     f"{money:,.0f}"])
     return rows
 
 def time_block() -> dict:
     "The hours and costs of all tables."
     rows, paper, core = time_rows(), PROFILES["paper"], core_pace()
     busy = drawn_seconds(paper.training.size)/(flops_image(paper.model, paper.training.size)/(SUSTAINED[1]*1e12))
-    columns = ["table, profile", "runs", "training images", "decoding, landmarks, depth: one core", "masks: one core", "batches: one core beside the GPU",
-               *(f"training, scoring: GPU at {s} TFLOP/s" for s in SUSTAINED), "all of it: one core, no GPU", f"cost, GPU at {SUSTAINED[1]} TFLOP/s"]
+    columns = ["table, profile", "runs", "training images", "decoding, landmarks, depth: one core", "masks: one core",
+               "batches: one core beside the GPU",
+               *(f"training, scoring: GPU at {s} TFLOP/s" for s in SUSTAINED), "all of it: one core, no GPU",
+               f"cost, GPU at {SUSTAINED[1]} TFLOP/s"]
     return dict(heading="How long, and where", columns=columns, rows=rows,
                 note="Ours alone; compared methods are counted in a table of their own. "
-                     f"All {len(paper.seeds)} seeds, each table alone; “ours” of Tables 1, 4 and 5 is made once, and a data set is annotated once for all tables. "
-                     f"Annotation runs on CPU cores: decoding, landmarks and depth at {frame_seconds():.2f} s a frame (nbs/bench/check_speed), masks of "
-                     f"{paper.segmenter} by the operations of its image encoder. A core did {core/1e9:.0f} counted GFLOP a second in a training step of profile "
-                     "small (nbs/bench/model_speed, machine and date there). Training and scoring run on a GPU where there is one; what it sustains is an "
-                     f"assumption. Its batches are made by threads meanwhile, which keeps {busy:.1f} cores busy at {SUSTAINED[1]} TFLOP/s; “waiting” in result.json is "
-                     f"the measured share of the training time that was waited for them. Costs assume {PRICES['GPU hour']} for a GPU hour and {PRICES['core hour']} for "
-                     "a core hour in any currency. Runs and presentations are independent: N devices take about one Nth. Measure yours: fas_run --protocol "
-                     "oulu_npu/1 --profile paper --set training.epochs=1 --data-root DIR, then seconds in fas_run --list --json.")
+                     f"All {len(paper.seeds)} seeds, each table alone; “ours” of Tables 1, 4 and 5 is made once, and a "
+                     "data set is annotated once for all tables. " "Annotation runs on CPU cores: decoding, landmarks "
+                     f"and depth at {frame_seconds():.2f} s a frame (nbs/bench/check_speed), masks of "
+                     f"{paper.segmenter} by the operations of its image encoder. A core did {core/1e9:.0f} counted "
+                     "GFLOP a second in a training step of profile " "small (nbs/bench/model_speed, machine and date "
+                     "there). Training and scoring run on a GPU where there is one; what it sustains is an "
+                     f"assumption. Its batches are made by threads meanwhile, which keeps {busy:.1f} cores busy at "
+                     f"{SUSTAINED[1]} TFLOP/s; “waiting” in result.json is "
+                     "the measured share of the training time that was waited for them. Costs assume "
+                     f"{PRICES['GPU hour']} for a GPU hour and {PRICES['core hour']} for "
+                     "a core hour in any currency. Runs and presentations are independent: N devices take about one "
+                     "Nth. Measure yours: fas_run --protocol " "oulu_npu/1 --profile paper --set training.epochs=1 "
+                     "--data-root DIR, then seconds in fas_run --list --json.")
 
 def method_rows() -> list[list[str]]:   # method, tables, runs, images, operations for each image, hours of GPUs
     "How long each compared method takes in Tables 1 to 3, trained as published."
@@ -978,37 +1180,50 @@ def method_block() -> dict:
 def memory_block() -> dict:
     "What a training needs on each device, from `nbs/bench/memory`."
     told = json.loads((shared_folder("bench")/"memory.json").read_text(encoding="utf-8"))["figures"]["needed, GB"]
-    return dict(heading="How much memory", columns=["images at a time (training.micro)", "kept", "computed again", "kept, bf16"],
-                rows=[[n, *(f"{row[k]:.0f} GB" for k in ("float32", "float32, computed again", "bf16"))] for n, row in told.items()],
-                note="Of one device at the size of profile paper, before weights are shared with anything else. The paper's 160 images on 8 GPUs are 20 at a time, and "
-                     "so are they here, on one device or on eight. Where it does not fit, activations are computed a second time for the gradient, without being asked; "
+    return dict(heading="How much memory",
+                columns=["images at a time (training.micro)", "kept", "computed again", "kept, bf16"],
+                rows=[[n, *(f"{row[k]:.0f} GB" for k in ("float32", "float32, computed again", "bf16"))]
+                      for n, row in told.items()],
+                note="Of one device at the size of profile paper, before weights are shared with anything else. The "
+                     "paper's 160 images on 8 GPUs are 20 at a time, and "
+                     "so are they here, on one device or on eight. Where it does not fit, activations are computed a "
+                     "second time for the gradient, without being asked; "
                      "that changes no weight. A command says what it needs before it begins, and what to set.")
 
 def build_real_data(session:Session) -> Path:
     "Write the page that says in five steps how a licence holder makes the tables."
     small = time_rows()[0]
     steps = [
-        ("Obtain the data sets from their distributors (data_cards/ says from whom, under which terms) and unpack each into a folder of its own inside one "
+        ("Obtain the data sets from their distributors (data_cards/ says from whom, under which terms) and unpack each "
+         "into a folder of its own inside one "
          "folder DIR: wmca, oulu_npu, casia_fasd, replay_attack. A table needs only its own.", ""),
-        ("Let the validator say what is missing, misnamed or overlapping, before any time is spent.", "fas_check oulu_npu DIR/oulu_npu"),
-        (f"Try the whole path small: one table, reduced network. {small[1]} runs, about {small[6]} on a GPU that sustains {SUSTAINED[0]} TFLOP/s after "
-         f"{small[3]} of annotation on one core, with batches made meanwhile on cores beside it ({small[5]} of one core); {small[9]} on one core without a GPU. A quicker look is one seed and few epochs: add --seeds 0 --set "
+        ("Let the validator say what is missing, misnamed or overlapping, before any time is spent.",
+         "fas_check oulu_npu DIR/oulu_npu"),
+        (f"Try the whole path small: one table, reduced network. {small[1]} runs, about {small[6]} on a GPU that "
+         f"sustains {SUSTAINED[0]} TFLOP/s after "
+         f"{small[3]} of annotation on one core, with batches made meanwhile on cores beside it ({small[5]} of one "
+         f"core); {small[9]} on one core without a GPU. A quicker look is one seed and few epochs: add --seeds 0 --set "
          "training.epochs=5.", "fas_reproduce --tables 3 --profile small --data-root DIR"),
-        ("Make the tables at the paper's size. Runs are independent: add workers, a Dask scheduler or a SLURM file, or let the GPUs of a machine share each run "
+        ("Make the tables at the paper's size. Runs are independent: add workers, a Dask scheduler or a SLURM file, or "
+         "let the GPUs of a machine share each run "
          "(fas_run --devices 8 …); whatever is finished is kept if it stops.",
          "fas_reproduce --tables 1,2,3,4,5 --profile paper --data-root DIR --scheduler tcp://host:8786"),
-        ("Read reports/paper/index.html: published and reproduced stand side by side. Check later that nothing changed. Pages show no face unless --faces is "
+        ("Read reports/paper/index.html: published and reproduced stand side by side. Check later that nothing "
+         "changed. Pages show no face unless --faces is "
          "given.", "fas_reproduce --verify reports/paper")]
     blocks = [dict(heading="Five steps", steps=steps), disk_block(session), time_block(), method_block(),
               memory_block()]
-    return write_page(session.out/"real-data.html", "With the real data", "", blocks,   # a plan, no result: nothing to mark as rendered
+    # a plan, no result: nothing to mark as rendered
+    return write_page(session.out/"real-data.html", "With the real data", "", blocks,
                       lead="The same commands make the tables from the real data sets; nothing else changes.")
 
 # %% ../nbs/51_reports.ipynb #c029
 def store_hash(folder:Path) -> str:
     "SHA-256 over the names and bytes of a folder of crops and annotations."
     total = hashlib.sha256()
-    for p in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and not p.relative_to(folder).parts[0].startswith("packed")): total.update(f"{p.relative_to(folder).as_posix()} {file_hash(p)}\n".encode())
+    for p in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")
+                    and not p.relative_to(folder).parts[0].startswith("packed")):
+        total.update(f"{p.relative_to(folder).as_posix()} {file_hash(p)}\n".encode())
     return total.hexdigest()
 
 def report_facts(
@@ -1017,12 +1232,15 @@ def report_facts(
     runs_dir:Path,         # folder of runs
 ) -> dict[str, str]:       # what reports were made from, as it is now; what is not there is left out
     "Everything that a folder of reports follows from, as hashes."
-    files = {f"run {k} {what}": runs_dir/k/name for k in sorted(keys) for what, name in (("weights", "model.safetensors"), ("scores", "scores.parquet"))}
+    files = {f"run {k} {what}": runs_dir/k/name for k in sorted(keys)
+             for what, name in (("weights", "model.safetensors"), ("scores", "scores.parquet"))}
     files |= {f"template {p.name}": p for p in sorted(shared_folder("reports").glob("*.ipynb"))}
     files |= {f"published {p.name}": p for p in sorted(shared_folder("published").glob("*.csv"))}
     folders = {f"store {s}": runs_dir/"stores"/s for s in sorted(stores)}
-    return {"code hash": code_hash(), **{k: file_hash(p) for k, p in files.items() if p.exists()}, **{k: store_hash(p) for k, p in folders.items() if p.is_dir()},
-            "git revision": git_revision(), "machine": machine(), **{f"version of {k}": v for k, v in versions().items()}}
+    return {"code hash": code_hash(), **{k: file_hash(p) for k, p in files.items() if p.exists()},
+            **{k: store_hash(p) for k, p in folders.items() if p.is_dir()},
+            "git revision": git_revision(), "machine": machine(),
+            **{f"version of {k}": v for k, v in versions().items()}}
 
 class _Tables(html.parser.HTMLParser):
     "The tables of a page: label -> rows of texts."
@@ -1042,15 +1260,19 @@ class _Tables(html.parser.HTMLParser):
     def handle_endtag(self, tag):
         if tag in ("td", "th"): self.found[self.label][-1].append(self.cell.strip()); self.cell = None
 
-_NO_NUMBERS = ("Protocols", "What it would take to fill the empty cells", "Not read or not made")   # tables that follow from what was there
+# tables that follow from what was there
+_NO_NUMBERS = ("Protocols", "What it would take to fill the empty cells", "Not read or not made")
 
 def _same_numbers(told:Path, made:Path) -> list[str]:
     "How two copies of a table's page, its CSV and its JSON disagree."
     wrong, read = [], lambda path: json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    numbers = lambda path: [{k: c[k] for k in ("variant", "column", "value", "std", "interval", "seeds", "n")} for c in read(path)["cells"]]
-    rows = lambda path: {k: v for k, v in _Tables(path.read_text(encoding="utf-8")).found.items() if k not in _NO_NUMBERS}
+    numbers = lambda path: [{k: c[k] for k in ("variant", "column", "value", "std", "interval", "seeds", "n")}
+                            for c in read(path)["cells"]]
+    rows = lambda path: {k: v for k, v in _Tables(path.read_text(encoding="utf-8")).found.items()
+                         if k not in _NO_NUMBERS}
     if numbers(told) != numbers(made): wrong.append(f"{told.stem}.json: its numbers are not those of its runs")
-    if told.with_suffix(".csv").read_text() != made.with_suffix(".csv").read_text(): wrong.append(f"{told.stem}.csv: its numbers are not those of its runs")
+    if told.with_suffix(".csv").read_text() != made.with_suffix(".csv").read_text():
+        wrong.append(f"{told.stem}.csv: its numbers are not those of its runs")
     differ = sorted(k for k in rows(told) | rows(made) if rows(told).get(k) != rows(made).get(k))
     return wrong + [f"{told.stem}.html: “{k}” is not what its runs give" for k in differ]
 
@@ -1067,13 +1289,16 @@ def verify_numbers(
             specs = {k: read_spec(runs/k) for k in there}
             for k, spec in specs.items():
                 now, kept = json.loads(json.dumps(results(read_scores(spec, runs), spec))), read_result(spec, runs)
-                if any(kept.get(name) != value for name, value in now.items()): wrong.append(f"run {k}: result.json is not what its scores give")
+                if any(kept.get(name) != value for name, value in now.items()):
+                    wrong.append(f"run {k}: result.json is not what its scores give")
             cells = tuple(_recorded(told["runs"][k], spec) for k, spec in specs.items())
             profile = get_profile(told["profile"], told.get("asked", {}).get("overrides"))
             with tempfile.TemporaryDirectory() as out:
-                session = Session(profile, Data({}, {}, told["data_origin"]), cells, runs, Path(out), asked=told.get("asked", {}))
+                session = Session(profile, Data({}, {}, told["data_origin"]), cells, runs, Path(out),
+                                  asked=told.get("asked", {}))
                 wrong += _same_numbers(Path(folder)/f"table{number}.html", build_table(number, session))
-        except (InputError, OSError, ValueError, KeyError) as error: wrong.append(f"table{number}: cannot be made again from its runs ({error})")
+        except (InputError, OSError, ValueError, KeyError) as error:
+            wrong.append(f"table{number}: cannot be made again from its runs ({error})")
         checked += len(told["cells"])
     return wrong, different, checked
 
@@ -1087,13 +1312,18 @@ def verify_keys(
     for number, told in made_tables(Path(folder)).items():
         asked = told.get("asked", {})
         profile = get_profile(told["profile"], asked.get("overrides"))
-        protocols, root = made_protocols(number, profile), Path(data_root or asked.get("data_root") or home/"data"/profile.name)
+        protocols, root = made_protocols(number,
+                                         profile), Path(data_root or asked.get("data_root") or home/"data"/profile.name)
         seeds = tuple(int(s) for s in split_words(asked.get("seeds", "")))
         try:
             data = prepare(profile, list(protocols), root, runs_dir, workers=1, progress=False, fill=False)
-            cells = [c for p in protocols for c in protocol_runs(p, variants_of(number, asked.get("methods", "")), profile, data, seeds)]
-        except InputError as error: different.append(f"table{number}: keys of its runs cannot be computed here ({error})"); continue
-        wrong += [f"{i}: would be annotated again, because of another {', '.join(what)}" for i, what in data.outdated.items()]
+            cells = [c for p in protocols
+                     for c in protocol_runs(p, variants_of(number, asked.get("methods", "")), profile, data, seeds)]
+        except InputError as error:
+            different.append(f"table{number}: keys of its runs cannot be computed here ({error})")
+            continue
+        wrong += [f"{i}: would be annotated again, because of another {', '.join(what)}"
+                  for i, what in data.outdated.items()]
         wrong += _other_keys(number, told["runs"], cells, Path(runs_dir))
         checked += len(cells)
     return list(dict.fromkeys(wrong)), different, checked
@@ -1125,18 +1355,21 @@ def verify(
 
 # %% ../nbs/51_reports.ipynb #c031
 def open_table(
-    table:int, profile:str, seeds:str="", data_root:str="", runs_dir:str="", root:str="", overrides:str="{}", methods:str="", **kwargs,
+    table:int, profile:str, seeds:str="", data_root:str="", runs_dir:str="", root:str="", overrides:str="{}",
+    methods:str="", **kwargs,
 ) -> Session:
     "The session of one table: its protocols, as far as the profile makes them."
     chosen = get_profile(profile, _json(overrides))
-    return open_session(profile, {p: variants_of(table, methods) for p in made_protocols(table, chosen)}, seeds, data_root, runs_dir, root, overrides,
+    return open_session(profile, {p: variants_of(table, methods) for p in made_protocols(table, chosen)}, seeds,
+                        data_root, runs_dir, root, overrides,
                         methods=methods, **kwargs)
 
 def _json(text) -> dict:
     "Overrides as a dictionary."
     try: found = json.loads(text) if isinstance(text, str) else text or {}
     except ValueError: found = None
-    if not isinstance(found, dict): raise InputError(f"overrides {text!r} are not a JSON object such as {{\"training.steps\": \"200\"}}", 2)
+    if not isinstance(found, dict): raise InputError(
+        f"overrides {text!r} are not a JSON object such as {{\"training.steps\": \"200\"}}", 2)
     return found
 
 def detail_frame(session:Session) -> pd.DataFrame:
@@ -1144,9 +1377,12 @@ def detail_frame(session:Session) -> pd.DataFrame:
     block = detail_block(session, {c.protocol for c in session.cells}, set(VARIANTS))
     return pd.DataFrame([[_text(v) for v in row] for row in block["rows"]], columns=block["columns"])
 
-def _text(v): return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() + (f" ({v['under']})" if v.get("under") else "") if isinstance(v, dict) else v
+def _text(v):
+    return f"{v.get('value', v.get('text', ''))} {v.get('mark', '')}".strip() + (f" ({v['under']})" if v.get("under")
+                                                                                 else "") if isinstance(v, dict) else v
 
 def table_frames(session:Session, table:int) -> list[pd.DataFrame]:
     "The blocks of a table as data frames, for the notebook."
-    return [pd.DataFrame([[_text(v) for v in row[1:]] for row in b["rows"]], [_text(row[0]) for row in b["rows"]], b["columns"][1:])
+    return [pd.DataFrame([[_text(v) for v in row[1:]] for row in b["rows"]], [_text(row[0]) for row in b["rows"]],
+                         b["columns"][1:])
             .rename_axis(b.get("heading", ""), axis=0) for b in table_blocks(session, table)]

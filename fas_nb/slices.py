@@ -17,20 +17,27 @@ from .vocab import BONA_FIDE, MESH, Frames
 
 # %% ../nbs/42_slices.ipynb #c005
 def slice_rates(
-    table:pd.DataFrame,     # one row per presentation: `score` with the threshold taken off, `species`, `acquired`, `subject`, `instrument`, `presentation`
+    # one row per presentation: `score` with the threshold taken off, `species`, `acquired`, `subject`, `instrument`,
+    # `presentation`
+    table:pd.DataFrame,
     by:np.ndarray,          # [n], the slice of each row; empty or nan: none
-    people:np.ndarray=None, # [n], what is drawn as a whole; the people of bona fide items and the instruments of attacks where `None`
+    # [n], what is drawn as a whole; the people of bona fide items and the instruments of attacks where `None`
+    people:np.ndarray=None,
     *,
     rng:np.random.Generator,
 ) -> list[dict]:            # `slice, people, presentations`, and the `Rate`s `apcer, bpcer, hter`
     "Error rates of each slice, in the order of their names."
-    by, groups, out = pd.Series(np.asarray(by, object), table.index), clusters(table.species, table.subject, table.instrument) if people is None else people, []
+    by, groups, out = pd.Series(np.asarray(by, object),
+                                table.index), clusters(table.species, table.subject,
+                                                       table.instrument) if people is None else people, []
     groups = pd.Series(np.asarray(groups).astype(str), table.index)
     for name, part in table.groupby(by.where(by.notna() & (by.astype(str) != ""))):
         rates = bootstrap(part.score.to_numpy(), part.species.to_numpy(str), 0., rng=rng, replicates=500, pooled=True,
-                          groups=groups[part.index].to_numpy(), units=part.presentation.to_numpy(str), acquired=part.acquired.to_numpy(bool))
+                          groups=groups[part.index].to_numpy(), units=part.presentation.to_numpy(str),
+                          acquired=part.acquired.to_numpy(bool))
         who = part.subject if people is None else groups[part.index]
-        out.append({"slice": str(name), "people": who.nunique(), "presentations": part.presentation.nunique(), **{k: rates[k] for k in ("apcer", "bpcer", "hter")}})
+        out.append({"slice": str(name), "people": who.nunique(), "presentations": part.presentation.nunique(),
+                    **{k: rates[k] for k in ("apcer", "bpcer", "hter")}})
     return out
 
 def slices_apart(
@@ -40,7 +47,8 @@ def slices_apart(
     known = [r for r in rates if r["hter"].interval and r["people"] >= 3]
     if len(known) < 2: return "Fewer than two slices have three people and both classes: nothing can be said."
     low, high = max(known, key=lambda r: r["hter"].interval[0]), min(known, key=lambda r: r["hter"].interval[1])
-    if low["hter"].interval[0] > high["hter"].interval[1]: return f"Intervals do not overlap: {low['slice']} is worse than {high['slice']}."
+    if low["hter"].interval[0] > high["hter"].interval[1]:
+        return f"Intervals do not overlap: {low['slice']} is worse than {high['slice']}."
     return "Intervals overlap: no difference beyond chance was seen."
 
 # %% ../nbs/42_slices.ipynb #c009
@@ -131,7 +139,8 @@ def mean_difference(
     *, rng:np.random.Generator, replicates:int=1000,
 ) -> tuple[float, tuple[float, float]]:
     "Mean of values and its 95 % bootstrap interval."
-    known = pd.DataFrame(dict(v=values, g=np.asarray(groups).astype(str))).dropna().groupby("g").v.agg(["sum", "size"]).to_numpy(float)
+    known = pd.DataFrame(dict(v=values, g=np.asarray(groups).astype(str))).dropna().groupby("g").v.agg(
+        ["sum", "size"]).to_numpy(float)
     if len(known) < 2: return math.nan, (math.nan, math.nan)
     drawn = known[rng.integers(len(known), size=(replicates, len(known)))].sum(1)
     total = known.sum(0)

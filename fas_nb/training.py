@@ -31,7 +31,8 @@ from .landmarks import crop_batch
 from .manifest import whole_file, whole_folder
 from .maps import batch_maps
 from .mcrea import MCREAResult, flip_faces, mcrea
-from .vocab import (BONA_FIDE, FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions, ModelOptions, Region, RunSpec,
+from .vocab import (BONA_FIDE, FRAME_FACTOR, SCHEMES, Channel, Frames, InputError, Labels, MCREAOptions,
+                          ModelOptions, Region, RunSpec,
                           TrainingOptions)
 
 # %% ../nbs/32_training.ipynb #c005
@@ -53,7 +54,8 @@ def contrastive_depth_loss(
     "Mean squared difference between the contrasts of `pred` and `target` to their eight neighbours."
     d = dilation
     if min(pred.shape[-2:]) < 2*d + 1: raise ValueError(
-        f"contrastive_depth_loss: maps of {pred.shape[-2]} x {pred.shape[-1]} have no pixel with eight neighbours; use {2*d + 1} x {2*d + 1} or more")
+        f"contrastive_depth_loss: maps of {pred.shape[-2]} x {pred.shape[-1]} have no pixel with eight neighbours; use "
+        f"{2*d + 1} x {2*d + 1} or more")
     error = pred - target
     contrast = _around(error, d) - error[..., d:-d, d:-d]
     return _mean(contrast.square(), None if valid is None else _around(valid, d) & valid[..., d:-d, d:-d])
@@ -66,7 +68,8 @@ def to_grid(
 ) -> tuple[torch.Tensor, torch.Tensor|None]:  # [n, c, h, w]; bool [n, 1, h, w]
     "Area means of maps over the cells of a grid, and which cells have at least half of their pixels."
     H, W = maps.shape[-2:]
-    if H % grid[0] or W % grid[1]: raise ValueError(f"to_grid: {H} x {W} pixels do not divide into {grid[0]} x {grid[1]} cells")
+    if H % grid[0] or W % grid[1]: raise ValueError(
+        f"to_grid: {H} x {W} pixels do not divide into {grid[0]} x {grid[1]} cells")
     cell = (H//grid[0], W//grid[1])
     if valid is None or bool(valid.all()): return F.avg_pool2d(maps, cell), None
     share = F.avg_pool2d(valid.to(maps.dtype), cell)
@@ -82,7 +85,8 @@ def annotation_loss(
 ) -> torch.Tensor:            # scalar
     """The loss of Eq. 3, taken on the grid of the head: give `model(x, grid=True)`.
 
-    Maps in full resolution (`model(x)`) are another loss: neighbouring pixels hardly differ, and the contrast term all but vanishes; `dilation=8` takes contrasts at the same distance on the face.
+    Maps in full resolution (`model(x)`) are another loss: neighbouring pixels hardly differ, and the contrast term all
+    but vanishes; `dilation=8` takes contrasts at the same distance on the face.
     A training step; pictures are crops around faces of one size, a multiple of 8, here a portrait twice:
 
     >>> import torch
@@ -133,7 +137,8 @@ def _cut(images, others, landmarks, window, size):
     corner, side, _ = window
     boxes = torch.tensor(np.concatenate([corner, corner + side[:, None]], 1), dtype=torch.float32, device=images.device)
     points = (landmarks - np.pad(corner, ((0, 0), (0, 1)))[:, None])*(size/side)[:, None, None]
-    return crop_batch(images, boxes, size), [crop_batch(x, boxes, size, "nearest") for x in others], torch.tensor(points, device=images.device), boxes
+    return crop_batch(images, boxes, size), [crop_batch(x, boxes, size, "nearest")
+                                             for x in others], torch.tensor(points, device=images.device), boxes
 
 def training_batch(
     frames:Frames,
@@ -151,9 +156,11 @@ def training_batch(
     window, species = _windows(len(index), frames.images.shape[1], options, rng), np.asarray(labels.species[index])
     stored = planes(frames.images).permute(0, 3, 1, 2).float()
     if sensor: stored = torch.cat([stored, planes(frames.depth)[:, None].float()], 1)
-    images, (regions,), points, boxes = _cut(stored, [planes(labels.regions)[:, None]], frames.points[index], window, options.size)
+    images, (regions,), points, boxes = _cut(stored, [planes(labels.regions)[:, None]], frames.points[index],
+                                             window, options.size)
     depth_map = crop_batch(planes(labels.depth)[:, None].float(), boxes, options.size)[:, 0]
-    maps, turn = _labelled(regions[:, 0], depth_map, species, depth, options), torch.from_numpy(np.flatnonzero(window[2])).to(device)
+    maps, turn = _labelled(regions[:, 0], depth_map, species, depth,
+                           options), torch.from_numpy(np.flatnonzero(window[2])).to(device)
     images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points, turn)
     depth_map[turn] = depth_map[turn].flip(-1)
     return Batch(images, maps, regions, points.float(), depth_map, species)
@@ -176,10 +183,13 @@ def augmented_batch(
     def planes(x): return torch.from_numpy(x[index]).to(device)
     regions = planes(labels.regions)
     maps = _labelled(regions, planes(labels.depth).float(), labels.species[index], depth, options)
-    mixed = mcrea(planes(frames.images).permute(0, 3, 1, 2).float(), maps, regions, planes(frames.points), options=exchange, rng=rng)
+    mixed = mcrea(planes(frames.images).permute(0, 3, 1, 2).float(), maps, regions, planes(frames.points),
+                  options=exchange, rng=rng)
     window = _windows(len(index), frames.images.shape[1], options, rng)
-    images, (maps, regions), points, _ = _cut(mixed.images, [mixed.maps, mixed.regions[:, None]], mixed.landmarks.cpu().numpy(), window, options.size)
-    images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points, torch.from_numpy(np.flatnonzero(window[2])).to(device))
+    images, (maps, regions), points, _ = _cut(mixed.images, [mixed.maps, mixed.regions[:, None]],
+                                              mixed.landmarks.cpu().numpy(), window, options.size)
+    images, maps, regions, points = flip_faces(images, maps, regions[:, 0], points,
+                                               torch.from_numpy(np.flatnonzero(window[2])).to(device))
     return MCREAResult(images, maps, regions, points.float(), mixed.log, mixed.attack)
 
 def photometric(
@@ -188,7 +198,8 @@ def photometric(
     rng:np.random.Generator,
 ) -> torch.Tensor:            # float32, same shape, clipped to 0-255
     "Colours changed at random, each picture by factors of its own."
-    factors = torch.tensor(rng.uniform(1 - share, 1 + share, (3, len(images), 1, 1, 1)), dtype=torch.float32, device=images.device)
+    factors = torch.tensor(rng.uniform(1 - share, 1 + share, (3, len(images), 1, 1, 1)), dtype=torch.float32,
+                           device=images.device)
     grey = torch.tensor([.299, .587, .114], device=images.device).view(1, 3, 1, 1)
     rgb = (images[:, :3]*factors[0]).clamp(0, 255)
     middle = (rgb*grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
@@ -203,17 +214,24 @@ def collate(
     scheme:str="full",       # key of `SCHEMES`
     preset:str="skin",       # key of `CHANNEL_OF`
 ) -> Batch:
-    """The four stacks that `mcrea` and a training step take, from annotated pictures of one size, H and W multiples of 8.
+    """The four stacks that `mcrea` and a training step take, from annotated pictures of one size.
 
-    `Batch` holds images (float32 [n, 3, H, W] RGB, 0-255), maps (float32 [n, 3, H, W]: attack, living, background), regions (uint8 [n, H, W] of `Region`) and
-    landmarks (float32 [n, 478, 3], pixels). `annotation_loss` shows a training step with it. Raises `ValueError` where sizes or numbers differ.
+    H and W are multiples of 8. `Batch` holds images (float32 [n, 3, H, W] RGB, 0-255), maps (float32 [n, 3, H, W]:
+    attack, living, background), regions (uint8 [n, H, W] of `Region`) and landmarks (float32 [n, 478, 3], pixels).
+    `annotation_loss` shows a training step with it. Raises `ValueError` where sizes or numbers differ.
     """
     images, annotations = [np.asarray(image) for image in images], list(annotations)
-    if not images or len(images) != len(annotations): raise ValueError(f"collate: {len(images)} images and {len(annotations)} annotations; give at least one, and as many")
-    if len(shapes := {image.shape for image in images} | {(*a.regions.shape, 3) for a in annotations}) > 1: raise ValueError(
-        f"collate: images and annotations have the shapes {', '.join(map(str, sorted(shapes)))}; crop them to one size, e.g. with landmarks.face_crop")
-    labels = Labels(np.stack([a.regions for a in annotations]), np.stack([a.depth for a in annotations]).astype(np.float32), np.array([str(a.species) for a in annotations]))
-    return Batch(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float(), torch.from_numpy(batch_maps(labels, scheme, preset)), torch.from_numpy(labels.regions),
+    if not images or len(images) != len(annotations): raise ValueError(
+        f"collate: {len(images)} images and {len(annotations)} annotations; give at least one, and as many")
+    if len(shapes := {image.shape for image in images} | {(*a.regions.shape, 3) for a in annotations}) > 1:
+        raise ValueError(
+            f"collate: images and annotations have the shapes {', '.join(map(str, sorted(shapes)))}; crop them to one "
+            "size, e.g. with landmarks.face_crop")
+    labels = Labels(np.stack([a.regions for a in annotations]),
+                    np.stack([a.depth for a in annotations]).astype(np.float32),
+                    np.array([str(a.species) for a in annotations]))
+    return Batch(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float(),
+                 torch.from_numpy(batch_maps(labels, scheme, preset)), torch.from_numpy(labels.regions),
                  torch.from_numpy(np.stack([a.landmarks.points for a in annotations])).float())
 
 # %% ../nbs/32_training.ipynb #c016
@@ -287,7 +305,9 @@ def pack(
                     values, key = getattr(record, name), f"{type(record).__name__}.{name}"
                     if values is None: continue                        # depth where there is none
                     if values.dtype.kind == "U": texts.setdefault(key, []).append(values); continue
-                    if key not in files: files[key] = np.lib.format.open_memmap(temporary/f"{key}.npy", "w+", values.dtype, (n, *values.shape[1:]))
+                    if key not in files:
+                        files[key] = np.lib.format.open_memmap(temporary/f"{key}.npy", "w+", values.dtype,
+                                                               (n, *values.shape[1:]))
                     files[key][done:done + len(values)] = values
             done += len(frames)
         if done != n: raise ValueError(f"pack: {done} frames were given, {n} were announced; give the number of all")
@@ -304,18 +324,21 @@ def unpack(
     "Frames and labels whose images stay on disk until they are used."
     def read(record):
         files = {name: Path(folder)/f"{record.__name__}.{name}.npy" for name in record.__dataclass_fields__}
-        return record(**{name: _opened(path) for name, path in files.items() if name != "depth" or record is Labels or path.exists()})
+        return record(**{name: _opened(path) for name, path in files.items() if name != "depth" or record is Labels
+                         or path.exists()})
     return read(Frames), read(Labels)
 
 def _opened(path):
     try: return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error: raise InputError(f"unpack: {path} is missing or no array ({error}); pack again") from error
+    except (OSError, ValueError, EOFError) as error: raise InputError(
+        f"unpack: {path} is missing or no array ({error}); pack again") from error
 
 # %% ../nbs/32_training.ipynb #c045
 class Procedure:
     """How a method is taught. A method of its own says `build`, `targets` and `loss`; the rest has a default.
 
-    What it is taught is a network that knows how to `prepare` pixels and, unless its outputs are label maps, how to `score` (see `methods`)."""
+    What it is taught is a network that knows how to `prepare` pixels and, unless its outputs are label maps, how to
+    `score` (see `methods`)."""
     inputs = ("rgb",)   # or ("rgb", "depth")
     weights = ""        # file that a trunk starts from, where `spec.model.pretrained` is its hash
 
@@ -344,7 +367,8 @@ class Procedure:
 
     def batch(self, spec:RunSpec, frames, labels, index, rng, device) -> tuple[torch.Tensor, dict, dict]:
         "Images, targets and what was counted."
-        made = training_batch(frames, labels, index, spec.training, rng=rng, device=device, sensor="depth" in self.inputs)
+        made = training_batch(frames, labels, index, spec.training, rng=rng, device=device,
+                              sensor="depth" in self.inputs)
         made = self.augment(made, spec, rng)
         return made.images, self.targets(made, spec), {}
 
@@ -359,12 +383,15 @@ class Procedure:
 class Ours(Procedure):
     "The paper's: label maps, region exchange, the loss of Eq. 3."
     def build(self, spec, device):
-        # oneDNN's weight gradient of dilated convolutions in bfloat16 reads memory it has not written (24 to 16 channels at 48 pixels: nan)
+        # oneDNN's weight gradient of dilated convolutions in bfloat16 reads memory it has not written (24 to 16
+        # channels at 48 pixels: nan)
         dense = spec.training.precision == "bf16" and torch.device(device).type == "cpu"
-        return build_network(replace(spec.model, form="dense") if dense else spec.model, len(SCHEMES[spec.scheme].channels))
+        return build_network(replace(spec.model, form="dense") if dense else spec.model,
+                             len(SCHEMES[spec.scheme].channels))
 
     def batch(self, spec, frames, labels, index, rng, device):
-        made = augmented_batch(frames, labels, index, spec.training, spec.mcrea, SCHEMES[spec.scheme].depth, rng=rng, device=device)
+        made = augmented_batch(frames, labels, index, spec.training, spec.mcrea, SCHEMES[spec.scheme].depth, rng=rng,
+                               device=device)
         return made.images, self.targets(made, spec), made.log
 
     def targets(self, batch, spec): return {"maps": batch.maps, "regions": batch.regions}
@@ -388,7 +415,8 @@ class Ours(Procedure):
 class Part:
     "Images of one step that share batch norm and region exchange, with their targets."
     share:float                        # of the images of the batch
-    images:torch.Tensor                # float32 [n, 3 or 4, size, size], 0-255: RGB, and a sensor's depth where it is an input
+    # float32 [n, 3 or 4, size, size], 0-255: RGB, and a sensor's depth where it is an input
+    images:torch.Tensor
     targets:dict[str, torch.Tensor]    # what the loss compares with
     counts:dict                        # what region exchange did
 
@@ -413,8 +441,10 @@ def part_maker(
     def make(unit):
         step, part = unit
         index = draw(step)[parts[part]]
-        images, targets, counts = procedure.batch(spec, frames, labels, index, np.random.default_rng([spec.seed, 3, step, part]), device)
-        if options.jitter: images = photometric(images, options.jitter, np.random.default_rng([spec.seed, 4, step, part]))
+        images, targets, counts = procedure.batch(spec, frames, labels, index,
+                                                  np.random.default_rng([spec.seed, 3, step, part]), device)
+        if options.jitter:
+            images = photometric(images, options.jitter, np.random.default_rng([spec.seed, 4, step, part]))
         return Part(len(index)/options.batch, images, targets, counts)
     return make
 
@@ -439,7 +469,8 @@ def made_ahead(
 def batch_threads(
     device,          # that trains
 ) -> int:
-    "How many threads make batches: on a GPU the cores of this process but one, at most eight; a CPU that trains makes them itself."
+    """How many threads make batches: on a GPU the cores of this process but one, at most eight; a CPU that trains
+    makes them itself."""
     if torch.device(device).type == "cpu": return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(8, cores//int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
@@ -464,7 +495,8 @@ def held_out_loss(
     "The loss on frames that are held out, without region exchange, flips and changes of scale."
     options, procedure = spec.training, procedure or Ours()
     still = replace(options, crop=(sum(options.crop)/2,)*2, flip=0.)
-    view = training_batch(frames, labels, np.arange(len(frames)), still, SCHEMES[spec.scheme].depth, rng=np.random.default_rng(0), sensor="depth" in procedure.inputs)
+    view = training_batch(frames, labels, np.arange(len(frames)), still, SCHEMES[spec.scheme].depth,
+                          rng=np.random.default_rng(0), sensor="depth" in procedure.inputs)
     targets = procedure.targets(view, spec)
     def validate(model):
         device, parts = next(model.parameters()).device, []
@@ -496,7 +528,8 @@ def _read_checkpoint(path, key, device):
     return state
 
 # %% ../nbs/32_training.ipynb #h004
-COLLECTIVE_SECONDS = 600   # how long processes wait for each other where they exchange something; nothing long happens in between
+# how long processes wait for each other where they exchange something; nothing long happens in between
+COLLECTIVE_SECONDS = 600
 
 def team():
     "The processes that share this training, an `accelerate.Accelerator`; one alone where none were started together."
@@ -532,7 +565,8 @@ class _Learner:
         self.model = _network(spec, device, recompute, self.procedure)
         self.optimizer = self.procedure.optimiser(self.model, options)
         ema = torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema)
-        self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True) if options.ema else None
+        self.average = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=ema,
+                                                           use_buffers=True) if options.ema else None
         self.norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         self.parts = len(batch_parts(options))
 
@@ -549,7 +583,8 @@ class _Learner:
         if self.average: self.average.load_state_dict(state["average"])
 
     def _add_gradient(self, part):
-        "Add the gradient of a part by its share; its loss, the terms of it and what else the method measures, by its share too."
+        """Add the gradient of a part by its share; its loss, the terms of it and what else the method measures, by its
+        share too."""
         spec, procedure = self.spec, self.procedure
         images = part.images.to(self.device, non_blocking=True)
         targets = {k: v.to(self.device, non_blocking=True) for k, v in part.targets.items()}
@@ -564,7 +599,8 @@ class _Learner:
         return torch.stack([x.detach() for x in found.values()])*part.share
 
     def gather_gradient(self, step, parts):
-        "The gradient of a step from its parts, those of other processes included: what was measured, what was counted here."
+        """The gradient of a step from its parts, those of other processes included: what was measured, what was
+        counted here."""
         statistics = [s for m in self.norms for s in (m.running_mean, m.running_var)] if self.parts > 1 else []
         before, moved = [s.clone() for s in statistics], [torch.zeros_like(s) for s in statistics]
         measured, counts = 0., Counter()
@@ -636,16 +672,19 @@ class _Book:
             self.kept = {k: v.clone() for k, v in result.state_dict().items()}
         self._save_networks()
         kept = {"kept": self.kept} if self.kept else {}
-        if self.checkpoint: _save_checkpoint(self.checkpoint, key=self.learner.spec.network_key(), step=step, log=self.log,
-                                             **self.learner.state(), **kept)
+        if self.checkpoint:
+            _save_checkpoint(self.checkpoint, key=self.learner.spec.network_key(), step=step, log=self.log,
+                             **self.learner.state(), **kept)
 
     def _save_networks(self):
         if not self.out: return
-        save_network(self.learner.result, self.out/"last.safetensors", scheme=self.learner.spec.scheme, method=self.learner.spec.method)
+        save_network(self.learner.result, self.out/"last.safetensors", scheme=self.learner.spec.scheme,
+                     method=self.learner.spec.method)
         if not self.kept: return
         network = copy.deepcopy(self.learner.result)
         network.load_state_dict(self.kept)
-        save_network(network, self.out/"best.safetensors", scheme=self.learner.spec.scheme, method=self.learner.spec.method)
+        save_network(network, self.out/"best.safetensors", scheme=self.learner.spec.scheme,
+                     method=self.learner.spec.method)
 
 def _stop_unless_finite(step, epoch, loss, gradient, book, frames, labels, rows):
     "Every process sees the same values, and they stop together."
@@ -654,21 +693,24 @@ def _stop_unless_finite(step, epoch, loss, gradient, book, frames, labels, rows)
     drawn = drawn_rows(spec, frames, labels, rows)(step)
     ids = [f"{frames.presentation[i]} frame {frames.frame[i]}" for i in drawn]
     book.say({"step": step, "epoch": epoch, "loss": str(loss), "gradient": str(gradient), "batch": ids})
-    raise RuntimeError(f"train: the loss of step {step} (epoch {epoch}) is {loss}, the norm of its gradient {gradient}; "
+    raise RuntimeError(f"train: the loss of step {step} (epoch {epoch}) is {loss}, the norm of its gradient "
+                       f"{gradient}; "
                        f"lower the learning rate of {spec.training.lr} or look at the batch: {', '.join(ids)}")
 
 def _checked_rows(frames, labels, rows):
     rows = np.arange(len(frames)) if rows is None else np.asarray(rows, int)
     if not len(rows) or len(frames) != len(labels): raise ValueError(
-        f"train: {len(rows)} of {len(frames)} frames and {len(labels)} labels; give at least one frame and as many labels")
+        f"train: {len(rows)} of {len(frames)} frames and {len(labels)} labels; give at least one frame and as "
+        "many labels")
     return rows
 
 def _own_parts(options, team):
     "The numbers of the parts that this process learns from."
     n, world = len(batch_parts(options)), team.num_processes
     if n < world: raise InputError(
-        f"train: a batch of {options.batch} images in parts of {options.micro or options.batch} cannot be shared by {world} processes; "
-        f"start at most {n}, or set training.micro={max(1, options.batch//world)}, with which batch norm and region exchange see fewer images", 2)
+        f"train: a batch of {options.batch} images in parts of {options.micro or options.batch} cannot be shared by "
+        f"{world} processes; " f"start at most {n}, or set training.micro={max(1, options.batch//world)}, with which "
+        "batch norm and region exchange see fewer images", 2)
     return range(team.process_index, n, world)
 
 # %% ../nbs/32_training.ipynb #h006
@@ -684,7 +726,8 @@ def train(
     device:str=None,         # `cuda` where there is one, otherwise `cpu`
     entries:int=20,          # entries of the log
     workers:int=None,        # threads that make batches; 0: this one; `batch_threads` where `None`
-    recompute:bool=False,    # compute activations again for the gradient instead of keeping them, where memory is short: see `memory_plan`
+    # compute activations again for the gradient instead of keeping them, where memory is short: see `memory_plan`
+    recompute:bool=False,
     out:str|Path=None,       # folder for `log.jsonl`, `last.safetensors` and `best.safetensors`
     best:str="",             # value of `validate`, a loss or an error rate, whose lowest entry gives `best.safetensors`
     watch:Callable=None,     # called with the log at each entry, e.g. `live_curves()`
@@ -694,7 +737,8 @@ def train(
     "Train the network of `spec`."
     from tqdm.auto import tqdm
     options, rows, together = spec.training, _checked_rows(frames, labels, rows), team()
-    if procedure is None and spec.method != "ours": raise ValueError(f"train: method {spec.method!r} needs its procedure; give methods.procedure_of({spec.method!r})")
+    if procedure is None and spec.method != "ours": raise ValueError(
+        f"train: method {spec.method!r} needs its procedure; give methods.procedure_of({spec.method!r})")
     device, mine = torch.device(device or together.device), _own_parts(options, together)
     learner = _Learner(spec, together, device, recompute, procedure)
     book, since = _Book(learner, out, checkpoint, best), []
@@ -703,8 +747,10 @@ def train(
     begin, every = book.open(), max(1, steps//entries)
     if workers is None: workers = batch_threads(device)
     make = part_maker(spec, frames, labels, rows, "cpu" if workers else device, procedure)
-    parts = _timed(made_ahead(make, ((s, p) for s in range(begin, steps) for p in mine), workers), {} if seconds is None else seconds)
-    bar = tqdm(range(begin, steps), f"train {spec.fold.name}", steps, initial=begin, unit="step", disable=not (progress and book.main))
+    parts = _timed(made_ahead(make, ((s, p) for s in range(begin, steps) for p in mine), workers),
+                   {} if seconds is None else seconds)
+    bar = tqdm(range(begin, steps), f"train {spec.fold.name}", steps, initial=begin, unit="step",
+               disable=not (progress and book.main))
     with tf32(options.tf32):
         for step in bar:
             epoch, rate = step*options.batch//n, learning_rate(options, step, steps, step*options.batch//n)
@@ -712,7 +758,8 @@ def train(
             _stop_unless_finite(step, epoch, since[-1]["loss"], learner.gradient_norm(), book, frames, labels, rows)
             learner.move(rate)
             if (step + 1) % every and step + 1 < steps: continue
-            book.enter(step + 1, {"step": step + 1, "epoch": epoch, "lr": rate} | _summary(_of_all(since, together)), validate)
+            book.enter(step + 1,
+                       {"step": step + 1, "epoch": epoch, "lr": rate} | _summary(_of_all(since, together)), validate)
             since = []
             if watch is not None and book.main: watch(book.log)
             together.wait_for_everyone()
@@ -742,7 +789,8 @@ def live_curves(
     return watch
 
 # %% ../nbs/32_training.ipynb #h008
-WORKING = {False: 1.35, True: 2.1}   # peak over what is kept for the backward pass, without and with `recompute`: `nbs/bench/memory`
+# peak over what is kept for the backward pass, without and with `recompute`: `nbs/bench/memory`
+WORKING = {False: 1.35, True: 2.1}
 BESIDE = 1.5e9     # bytes for libraries and the context of a GPU
 
 def _kept(forward, n):
@@ -765,16 +813,19 @@ def kept_bytes(
 ) -> float:
     "Bytes that each image of a part keeps for the backward pass."
     side = 16
-    with torch.random.fork_rng(devices=[]): net = build_network(model, channels).to(memory_format=torch.channels_last).train()
+    with torch.random.fork_rng(devices=[]):
+        net = build_network(model, channels).to(memory_format=torch.channels_last).train()
     def per_image(forward):
         def cast(n):
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"): return forward(torch.zeros(n, 3, side, side))
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                return forward(torch.zeros(n, 3, side, side))
         return _kept(cast, 2) - _kept(cast, 1)
     net.recompute = recompute
     found = per_image(net.forward_grid)
     net.recompute = False
     stream = net.hv if hasattr(net, "hv") else net.stream
-    if recompute: found += per_image(lambda x: net._deeper(x.contiguous(memory_format=torch.channels_last), *stream.levels()[0]))
+    if recompute:
+        found += per_image(lambda x: net._deeper(x.contiguous(memory_format=torch.channels_last), *stream.levels()[0]))
     return found*(size/side)**2
 
 def needed_memory(
@@ -788,13 +839,15 @@ def needed_memory(
     part = part or batch_parts(options)[0].stop
     if procedure is None or isinstance(procedure, Ours):
         each = kept_bytes(spec.model, options.size, options.precision, recompute, len(SCHEMES[spec.scheme].channels))
-        with torch.device("meta"): weights = sum(p.numel() for p in build_network(spec.model, len(SCHEMES[spec.scheme].channels)).parameters())
+        with torch.device("meta"):
+            weights = sum(p.numel() for p in build_network(spec.model, len(SCHEMES[spec.scheme].channels)).parameters())
     else: each, weights = _kept_by(procedure, spec)      # which computes nothing again
     return WORKING[recompute]*part*each + 4*4*weights + BESIDE
 
 def _kept_by(procedure, spec):   # bytes for each image, number of weights
     size, side = spec.training.size, min(64, spec.training.size)
-    with torch.random.fork_rng(devices=[]): net = procedure.build(replace(spec, training=replace(spec.training, size=side)), "cpu").train()
+    with torch.random.fork_rng(devices=[]):
+        net = procedure.build(replace(spec, training=replace(spec.training, size=side)), "cpu").train()
     kept = [_kept(lambda n: net(torch.zeros(n, net.planes, side, side)), n) for n in (2, 3)]
     return (kept[1] - kept[0])*(size/side)**2, sum(p.numel() for p in net.parameters())
 
@@ -816,12 +869,16 @@ def memory_plan(
     "How a training fits into memory; `InputError` where it does not, with what to set."
     options, part = spec.training, batch_parts(spec.training)[0].stop
     kept = needed_memory(spec, procedure=procedure)
-    line = (f"training needs about {kept/1e9:.1f} GB on each device for {part} images of {options.size} pixels at a time ({options.precision}); "
+    line = (f"training needs about {kept/1e9:.1f} GB on each device for {part} images of {options.size} pixels at a "
+            f"time ({options.precision}); "
             f"{there/1e9:.1f} GB are there")
     if kept <= there: return False, line
     again = needed_memory(spec, True, procedure=procedure)
-    if again <= there: return True, f"{line}, so activations are computed again for the gradient: {again/1e9:.1f} GB, and one more forward pass"
+    if again <= there:
+        return True, (f"{line}, so activations are computed again for the gradient: {again/1e9:.1f} GB, "
+                      "and one more forward pass")
     fitting = [m for m in range(1, part) if options.batch % m == 0 and needed_memory(spec, True, m, procedure) <= there]
-    advice = f"set training.micro={fitting[-1]}, with which batch norm and region exchange see {fitting[-1]} images" if fitting else \
-             "take a smaller training.size or model.width"
+    advice = "take a smaller training.size or model.width"
+    if fitting: advice = (f"set training.micro={fitting[-1]}, "
+                          f"with which batch norm and region exchange see {fitting[-1]} images")
     raise InputError(f"{line}, and {again/1e9:.1f} GB would be needed with activations computed again; {advice}", 2)

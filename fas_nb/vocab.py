@@ -99,7 +99,8 @@ CHANNEL_OF = {
              Species.CUT: _ATTACK_SKIN}}
 CHANNEL_OF["instrument"] = CHANNEL_OF["skin"] | {
     s: _MEDIUM for s in (Species.PRINTS, Species.REPLAY, Species.WARPED, Species.FLEXIBLEMASK, Species.FAKEHEAD)} | {
-    Species.CUT: {r: c for r, c in _MEDIUM.items() if r not in (Region.LEFT_EYE, Region.RIGHT_EYE)}}  # real eyes behind holes
+    # real eyes behind holes
+    Species.CUT: {r: c for r, c in _MEDIUM.items() if r not in (Region.LEFT_EYE, Region.RIGHT_EYE)}}
 
 # %% ../nbs/00_vocab.ipynb #c015
 def channel_lut(
@@ -132,7 +133,8 @@ SCHEMES = {
 
 # %% ../nbs/00_vocab.ipynb #c021
 MESH = {
-    "oval": (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150,
+    "oval": (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148,
+             176, 149, 150,
              136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
     "right_eye": (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
     "left_eye": (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
@@ -146,7 +148,8 @@ MESH = {
     "forehead": (9, 151, 10, 108, 337, 69, 299, 104, 333, 67, 297), "chin": (199, 175, 152, 200, 18)}
 
 EYE_CORNERS = (33, 263)      # outer corners, right and left: their distance is the inter-ocular distance
-SKIN_ABOVE_OVAL = .35        # inter-ocular distances that skin may reach above the oval (the mesh ends below most hairlines)
+# inter-ocular distances that skin may reach above the oval (the mesh ends below most hairlines)
+SKIN_ABOVE_OVAL = .35
 KEY_PARTS = ("right_eye", "left_eye", "nose", "mouth")  # the key regions of Eq. 5
 
 # %% ../nbs/00_vocab.ipynb #c024
@@ -194,7 +197,8 @@ class Landmarks:
 
     def __post_init__(self):
         if self.points.shape != (478, 3): raise ValueError(
-            f"Landmarks: points have shape {self.points.shape}, expected (478, 3); fit the mean mesh to other conventions")
+            f"Landmarks: points have shape {self.points.shape}, expected (478, 3); fit the mean mesh to other "
+            "conventions")
 
     @property
     def eye_distance(self) -> float:  # pixels
@@ -243,7 +247,8 @@ class Frames:
     presentation:np.ndarray  # str [n], presentation ids
     frame:np.ndarray         # int [n], frame index in the presentation
     source:np.ndarray        # str [n], where the landmarks came from (`Landmarks.source`)
-    depth:np.ndarray|None = None   # uint8 [n, s, s] of a sensor, near = small, 0 = not measured; for methods that declare it
+    # uint8 [n, s, s] of a sensor, near = small, 0 = not measured; for methods that declare it
+    depth:np.ndarray|None = None
 
     def __len__(self): return len(self.images)
     def take(self, index) -> "Frames":
@@ -288,14 +293,17 @@ class ModelOptions:
     cfim_propagate:bool = False    # do fused features also feed the next block?
     network:str = "dccdn"          # `dccdn`, `ccdn` (one of its streams) or `cdcn`
     head:str = "grid"              # `grid` at H/8, or a light `decoder` at H/2
-    form:str = "split"             # of the operator: `split`, or `dense`, which is faster in the smallest networks; equal up to rounding
+    # of the operator: `split`, or `dense`, which is faster in the smallest networks; equal up to rounding
+    form:str = "split"
     trunk:str = "full"             # of compared methods with a dense trunk: as published, or `tiny`, four convolutions
-    pretrained:str = "none"        # what such a trunk starts from: `none`, `imagenet`, or the SHA-256 of a file of weights
+    # what such a trunk starts from: `none`, `imagenet`, or the SHA-256 of a file of weights
+    pretrained:str = "none"
 
     def __post_init__(self):
         _check_choices(self, MODEL_CHOICES)
         if self.pretrained in ("none", "imagenet") or re.fullmatch("[0-9a-f]{64}", self.pretrained): return
-        raise ValueError(f"ModelOptions: pretrained {self.pretrained!r} is unknown; use none, imagenet or the SHA-256 of a file")
+        raise ValueError(f"ModelOptions: pretrained {self.pretrained!r} is unknown; use none, imagenet or the "
+                         "SHA-256 of a file")
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
@@ -315,39 +323,47 @@ class TrainingOptions:
     jitter:float = 0.              # brightness, contrast and saturation change by up to this share; 0: not
     balanced:bool = False          # half of each batch bona fide, half attacks; otherwise as they come
     preset:str = "skin"            # key of `CHANNEL_OF`
-    leak:float = 0.                # slope of the maps below zero while training; 0 is the ReLU of the paper, behind which a map can die
+    # slope of the maps below zero while training; 0 is the ReLU of the paper, behind which a map can die
+    leak:float = 0.
     loss_grid:str = "head"         # maps are compared on the grid of the `head`, or in `full` resolution
     precision:str = "float32"      # or `bf16`: autocast of the forward pass
     clip:float = 0.                # largest norm of the gradient; 0: not clipped
     ema:float = 0.                 # decay of an average of the weights, which is then the result; 0: none
-    micro:int = 0                  # images that share batch norm and region exchange, as on one device of the paper's; 0: the whole batch
-    tf32:bool = True               # may a GPU round what float32 convolutions read to 10 bits (TF32)? nothing changes on a CPU
+    # images that share batch norm and region exchange, as on one device of the paper's; 0: the whole batch
+    micro:int = 0
+    # may a GPU round what float32 convolutions read to 10 bits (TF32)? nothing changes on a CPU
+    tf32:bool = True
 
     def __post_init__(self):
         _check_choices(self, TRAINING_CHOICES)
-        if self.micro < 0: raise ValueError(f"TrainingOptions: micro is {self.micro}; give a number of images, or 0 for the whole batch")
+        if self.micro < 0: raise ValueError(
+            f"TrainingOptions: micro is {self.micro}; give a number of images, or 0 for the whole batch")
 
 TRAINING_CHOICES = dict(loss_grid=("head", "full"), precision=("float32", "bf16"))
 MODEL_CHOICES = dict(trunk=("full", "tiny"))
-MCREA_CHOICES = dict(scheme=("clip", "overlay", "integrate", "mixed"), weights=("uniform", "label_changing"), recipients=("random", "first"),
-                     donors=("snapshot", "in_place"), pairing=("same", "independent"), warp=("similarity", "affine"), direction=("copy", "swap"),
-                     leftover=("keep", "ignore"), resampling=("bilinear", "nearest"), depth=("donor", "recipient"),
-                     background=("copied", "recomputed"), image_label=("any", "area"), place=("after_crop", "before_crop"),
-                     pairs=("any", "different", "same"))
+MCREA_CHOICES = dict(scheme=("clip", "overlay", "integrate", "mixed"), weights=("uniform", "label_changing"),
+                     recipients=("random", "first"),
+                     donors=("snapshot", "in_place"), pairing=("same", "independent"), warp=("similarity", "affine"),
+                     direction=("copy", "swap"), leftover=("keep", "ignore"), resampling=("bilinear", "nearest"),
+                     depth=("donor", "recipient"), background=("copied", "recomputed"), image_label=("any", "area"),
+                     place=("after_crop", "before_crop"), pairs=("any", "different", "same"))
 
 def _check_choices(record, choices):
     for name, allowed in choices.items():
         if getattr(record, name) not in allowed: raise ValueError(
-            f"{type(record).__name__}: {name} {getattr(record, name)!r} is unknown; use {', '.join(allowed[:-1])} or {allowed[-1]}")
+            f"{type(record).__name__}: {name} {getattr(record, name)!r} is unknown; use {', '.join(allowed[:-1])} or "
+            f"{allowed[-1]}")
 
 @dataclass(frozen=True, slots=True)
 class MCREAOptions:
-    "Multi-channel region exchange augmentation: Algorithm 1, and one field for each point that it leaves open (number in brackets)."
+    """Multi-channel region exchange augmentation: Algorithm 1, and one field for each point that it leaves open
+    (number in brackets)."""
     gamma:float = .5               # share of the batch that receives regions, rounded down; 0 switches MCREA off
     rho:int = 1                    # [2] exchanges per image; 1 in the text, 3 in the caption of Table 5
     scheme:str = "clip"            # `clip`, `overlay`, `integrate`, or `mixed`: one of them for each exchange
     part:str = ""                  # only this region in `clip`, e.g. `nose`; empty: any
-    weights:str = "uniform"        # draw among all common parts, or among those that are `label_changing` where there are any
+    # draw among all common parts, or among those that are `label_changing` where there are any
+    weights:str = "uniform"
     recipients:str = "random"      # [1] `random` images of the batch, or the `first`
     donors:str = "snapshot"        # [3] read from the batch as it was, or `in_place` as it is by now
     self_donor:bool = False        # [4] may an image give to itself?
@@ -392,7 +408,8 @@ class RunSpec:
     annotations:str                # hash of the crops and annotations of the training frames, species among them
     frames:str                     # content hash of the scored frames with their boxes and landmarks
     code:str                       # hash of the code that trains
-    permuted:int|None = None       # seed of an exchange of labels among training presentations, a check that nothing leaks
+    # seed of an exchange of labels among training presentations, a check that nothing leaks
+    permuted:int|None = None
     labels:str = ""                # hash of species, subject and instrument of all presentations of the fold
     scoring_code:str = ""          # hash of the code that scores
     method:str = "ours"            # key of `methods.METHODS`

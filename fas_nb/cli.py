@@ -11,14 +11,12 @@ from pathlib import Path
 
 from .datasets import CAN_RENDER
 from .protocols import PROTOCOLS
-from .vocab import InputError
+from .vocab import InputError, many
 
 # %% ../nbs/52_cli.ipynb #c005
 def _parser(name, does, example):
     return argparse.ArgumentParser(name, description=does, epilog=f"example:  {example}",
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-
-def _count(n, one): return f"{n} {one}{'s'*(n != 1)}"
 
 def _say(text): print(text, file=sys.stderr, flush=True)
 
@@ -232,73 +230,87 @@ def _annotate_parser():
     _work_options(p)
     return p
 
-def _annotate(args):
-    from fas_nb.ablations import get_profile, store_folder, suited
-    from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
-    from fas_nb.maps import (AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores,
-                             import_corrections, without_face, write_coco)
-    from fas_nb.reports import place_of, project_root
+def _annotation_profile(args):
+    "The profile that says how to annotate."
+    from fas_nb.profiles import get_profile, suited
     from fas_nb.sam_masks import SEGMENTERS
-    _take_checkpoint(args)
+    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter,
+               "channels": args.channels, "landmarks": args.landmarks or None, "depth": args.depth or None}
+    options = {field: value for field, value in options.items() if value is not None}
+    profile = get_profile(args.profile, options)
+    profile = get_profile(args.profile, suited(profile, options, args.folder))
+    if profile.segmenter not in SEGMENTERS: raise InputError(
+        f"--segmenter {profile.segmenter}: is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+    return profile
+
+def _wanted(args, found, failed):
+    "The presentations to annotate: all, those that failed, or some spread evenly."
+    wanted = [p for p in found if not args.only_failed or p.path in failed]
+    if args.limit and args.limit < len(wanted): return [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
+    return wanted
+
+def _tell_annotated(args, profile, wanted, done, mended, out, read, told):
+    "What was done, for a reader."
+    from fas_nb.manifest import place_of
+    print(f"{many(len(wanted), 'presentation')}: {done.done} annotated, {done.skipped} already there, "
+          f"{len(done.failures)} failed; in {place_of(out)}")
+    for what, number in done.again: print(f"made again because of another {what}: {number}")
+    if done.given_not_used:
+        print(f"the given face could not be used in {many(done.given_not_used, 'frame')}, the detector was")
+    if args.corrections:
+        print(f"{many(mended.done, 'region map')} corrected, {mended.skipped} as before, {len(mended.failures)} "
+              "that did not fit")
+    for what, where in told.items(): print(f"{what}: {where}")
+    if out.resolve() != Path(read).resolve():
+        print(f"no run reads these: runs of profile {profile.name} read {place_of(read)}, which is filled "
+              "without --out")
+    failures = done.failures + mended.failures
+    for item, reason in failures: print(f"  {item}: {reason}")
+    if failures:
+        print(f"exit code 1, because of {many(len(failures), 'file')} above; everything else was done and is kept")
+
+def _annotate_arguments_fit(args):
+    "`InputError` where what was asked for cannot be done."
     if args.limit is not None and args.limit < 1: raise InputError(f"--limit {args.limit}: give 1 or more", 2)
     if args.corrections and not Path(args.corrections).is_dir(): raise InputError(
         f"--corrections {args.corrections}: is no folder; give one with region maps named as in the store's folder "
         "regions", 2)
     if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(
         f"--coco {args.coco}: its folder does not exist; make it first", 2)
-    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter,
-               "channels": args.channels,
-               "landmarks": args.landmarks or None, "depth": args.depth or None}
-    options = {field: value for field, value in options.items() if value is not None}
-    profile = get_profile(args.profile, options)
-    profile = get_profile(args.profile, suited(profile, options, args.folder))
-    if profile.segmenter not in SEGMENTERS: raise InputError(
-        f"--segmenter {profile.segmenter}: is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+
+def _annotate(args):
+    from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
+    from fas_nb.manifest import place_of, project_root
+    from fas_nb.maps import (AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores,
+                             import_corrections, without_face, write_coco)
+    from fas_nb.run_data import store_folder
+    _take_checkpoint(args)
+    _annotate_arguments_fit(args)
+    profile = _annotation_profile(args)
     name, given = dataset_name(args.dataset), args.annotations and Path(args.annotations)
     scan = scan_dataset(name, args.folder, args.channels)
     found = usable(scan, name)
     for line in scan.left_out(): _say(f"fas_annotate: {line}")
-    read = store_folder(profile, name, find_root(name, args.folder), given,
-                        args.runs_dir or project_root(args.root)/"runs")
+    runs_dir = args.runs_dir or project_root(args.root)/"runs"
+    read = store_folder(profile, name, find_root(name, args.folder), given, runs_dir)
     out = Path(args.out or read)
-    failed = failed_files(out)
-    wanted = [p for p in found if not args.only_failed or p.path in failed]
-    if args.limit and args.limit < len(wanted): wanted = [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
+    wanted = _wanted(args, found, failed_files(out))
     done = fill_stores(found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
-                       only={p.id for p in wanted},
-                       landmarks=profile.landmarks, depth=profile.depth, workers=args.workers,
-                       scheduler=_scheduler(args), progress=not args.quiet) if wanted else Summary(0, 0)
-    store, told = AnnotationStore(out/"annotations"), {}
+                       only={p.id for p in wanted}, landmarks=profile.landmarks, depth=profile.depth,
+                       workers=args.workers, scheduler=_scheduler(args),
+                       progress=not args.quiet) if wanted else Summary(0, 0)
+    frames, store, told = FrameStore(out/"frames"), AnnotationStore(out/"annotations"), {}
     mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
-    if args.coco:
-        told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {place_of(args.coco)}"
-    if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")):
+    if args.coco: told["COCO annotations"] = f"{write_coco(frames, store, args.coco)} in {place_of(args.coco)}"
+    if done.done and (sheet := contact_sheet(frames, store, out/"doubtful.png")):
         told["look at first"] = place_of(sheet)
-    nobody = faceless(without_face(wanted, out))
+    nobody, failures = faceless(without_face(wanted, out)), done.failures + mended.failures
     for line in nobody: _say(f"fas_annotate: {line}")
-    failures = done.failures + mended.failures
-    if args.json:
-        print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped,
-                              corrected=mended.done, failed=failures, made_again=dict(done.again),
-                              given_not_used=done.given_not_used, left_out=scan.left_out(), no_face=nobody,
-                              folder=str(out), **told), indent=1))
-    else:
-        print(f"{_count(len(wanted), 'presentation')}: {done.done} annotated, {done.skipped} already there, "
-              f"{len(done.failures)} failed; in {place_of(out)}")
-        for what, number in done.again: print(f"made again because of another {what}: {number}")
-        if done.given_not_used:
-            print(f"the given face could not be used in {_count(done.given_not_used, 'frame')}, the detector was")
-        if args.corrections:
-            print(f"{_count(mended.done, 'region map')} corrected, {mended.skipped} as before, {len(mended.failures)} "
-                  "that did not fit")
-        for what, where in told.items(): print(f"{what}: {where}")
-        if out.resolve() != Path(read).resolve():
-            print(f"no run reads these: runs of profile {profile.name} read {place_of(read)}, which is filled "
-                  "without --out")
-        for item, reason in failures: print(f"  {item}: {reason}")
-        if failures:
-            print(f"exit code 1, because of {_count(len(failures), 'file')} above; everything else was done "
-                  "and is kept")
+    if not args.json: _tell_annotated(args, profile, wanted, done, mended, out, read, told)
+    else: print(json.dumps(dict(
+        presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done,
+        failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, left_out=scan.left_out(),
+        no_face=nobody, folder=str(out), **told), indent=1))
     return 1 if failures else 0
 
 fas_annotate = _command(_annotate_parser, _annotate)
@@ -361,39 +373,27 @@ def _way(args):
         "--variant is a way to train ours; leave it out with another --method", 2)
     return args.variant if name == "ours" else name
 
-def _run(args):
-    from fas_nb.ablations import (collect_garbage, failure_log, find_runs, garbage, get_profile, no_sensor, rank,
-                                  read_result)
-    from fas_nb.reports import LEARNT, open_session, place_of, project_root
-    if args.devices < 1: raise InputError(f"--devices {args.devices}: give 1 or more", 2)
-    if args.devices > 1 and "RANK" not in os.environ: return _together(args)
-    _take_checkpoint(args)
-    runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
-    if args.list or args.show is not None:
-        rows = find_runs(runs_dir, args.show or "")
-        if args.show is not None and not rows: raise InputError(
-            f"no run in {runs_dir} begins with {args.show!r}; see fas_run --list")
-        return _print_runs(rows, args.json or args.show is not None)
-    if args.gc:
-        found = garbage(runs_dir, get_profile(args.profile, _overrides(args)))
-        if args.yes: collect_garbage(found)
-        if args.json: print(json.dumps([p.name for p in found], indent=1))
-        else:
-            for p in found: print(p.name)
-            print(f"{len(found)} runs and leftovers "
-                  f"{'removed' if args.yes else 'would be removed; say --yes to do it'}")
-        return 0
-    options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root,
-                   overrides=_overrides(args),
-                   workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
-    session = open_session(args.profile, {args.protocol: (_way(args),)}, **options)
-    if not session.cells: raise InputError(
-        f"{args.method} has no run on {args.protocol}: it {no_sensor(args.method, args.protocol, session.data)}", 2)
-    if rank(): return 1 if session.failures else 0          # the first process tells
+def _collect(args, runs_dir):
+    "List what no run needs any more, and remove it where that was asked for."
+    from fas_nb.ablations import collect_garbage, garbage
+    from fas_nb.profiles import get_profile
+    found = garbage(runs_dir, get_profile(args.profile, _overrides(args)))
+    if args.yes: collect_garbage(found)
+    if args.json: print(json.dumps([p.name for p in found], indent=1))
+    else:
+        for p in found: print(p.name)
+        print(f"{len(found)} runs and leftovers {'removed' if args.yes else 'would be removed; say --yes to do it'}")
+    return 0
+
+def _tell_session(args, session, runs_dir):
+    "The runs of a session, and what has to be known of them."
+    from fas_nb.manifest import place_of
+    from fas_nb.pages import LEARNT
+    from fas_nb.runs import failure_log, read_result
     for line in session.data.notes: _say(f"fas_run: {line}")
+    lost = {f.item.key() for f in session.failures}
     rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed,
-                 **read_result(c.spec, runs_dir))
-            for c in session.cells if c.spec.key() not in {f.item.key() for f in session.failures}]
+                 **read_result(c.spec, runs_dir)) for c in session.cells if c.spec.key() not in lost]
     _print_runs(rows, args.json)
     if rows and not args.json:
         for r in rows: print(f"model: {place_of(runs_dir/r['key']/'model.safetensors')}")
@@ -405,6 +405,30 @@ def _run(args):
     if (more := len(session.data.failures) - 5) > 0: _say(f"fas_run: and {more} more; fas_check --deep names them")
     for f in session.failures:
         _say(f"fas_run: {f.item.fold.name}: {f.reason}; trace in {failure_log(f.item, runs_dir)}")
+
+def _run(args):
+    from fas_nb.ablations import find_runs
+    from fas_nb.manifest import project_root
+    from fas_nb.parallel import rank
+    from fas_nb.sessions import open_session
+    from fas_nb.table_grid import no_sensor
+    if args.devices < 1: raise InputError(f"--devices {args.devices}: give 1 or more", 2)
+    if args.devices > 1 and "RANK" not in os.environ: return _together(args)
+    _take_checkpoint(args)
+    runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
+    if args.list or args.show is not None:
+        rows = find_runs(runs_dir, args.show or "")
+        if args.show is not None and not rows: raise InputError(
+            f"no run in {runs_dir} begins with {args.show!r}; see fas_run --list")
+        return _print_runs(rows, args.json or args.show is not None)
+    if args.gc: return _collect(args, runs_dir)
+    options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root,
+                   overrides=_overrides(args), workers=args.workers, scheduler=_scheduler(args),
+                   progress=not args.quiet)
+    session = open_session(args.profile, {args.protocol: (_way(args),)}, **options)
+    if not session.cells: raise InputError(
+        f"{args.method} has no run on {args.protocol}: it {no_sensor(args.method, args.protocol, session.data)}", 2)
+    if not rank(): _tell_session(args, session, runs_dir)          # the first process tells
     return 1 if session.failures else 0
 
 def _print_runs(rows, as_json):
@@ -417,7 +441,7 @@ def _print_runs(rows, as_json):
               f"{number(r['auc']['train'])} dev {number(r['auc']['dev'])}  "
               f"{metric} {told}{' syn' if r['origin'] == 'rendered' else ''}, {r['presentations']['test']} "
               "presentations")
-    print(f"{_count(len(rows), 'run')}; in brackets 95 %: what other people and instruments in the test set would "
+    print(f"{many(len(rows), 'run')}; in brackets 95 %: what other people and instruments in the test set would "
           "change"*bool(rows) or "0 runs")
 
 def _per_cent(x, interval=None):
@@ -454,7 +478,8 @@ def _verify(args):
 def _reproduce(args):
     if args.verify: return _verify(args)
     _take_checkpoint(args)
-    from fas_nb.reports import place_of, reproduce
+    from fas_nb.manifest import place_of
+    from fas_nb.reports import reproduce
     if not (tables := _numbers(args.tables, "--tables")): raise InputError(
         "--tables names no table; give numbers separated by commas, e.g. 1,3", 2)
     index, failed = reproduce(tables, args.profile, args.data_root, args.runs_dir, args.root, args.seeds,

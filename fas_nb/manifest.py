@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'PACKAGES', 'CRATE', 'HERE', 'file_hash', 'git_revision', 'versions', 'minor_versions', 'machine',
-           'whole_file', 'whole_folder', 'write_atomically', 'meaning', 'syntax_hash', 'write_measured', 'measured',
+           'whole_file', 'whole_folder', 'write_atomically', 'this_machine', 'whole_or_absent', 'may_live',
+           'project_root', 'place_of', 'shared_folder', 'meaning', 'syntax_hash', 'write_measured', 'measured',
            'write_crate', 'read_crate', 'verify_crate']
 
 # %% ../nbs/03_manifest.ipynb #c003
-import ast, hashlib, json, mimetypes, os, platform, subprocess, time, uuid
+import ast, hashlib, json, mimetypes, os, platform, shutil, subprocess, sysconfig, time, uuid
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache
@@ -98,6 +99,64 @@ def write_atomically(
 ):
     "Write a file whole or not at all, also when the disk is full or the process is killed."
     with whole_file(path) as part: part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+# %% ../nbs/03_manifest.ipynb #c025
+def this_machine() -> str:   # 8 hexadecimal digits
+    "This machine, without its name."
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+@contextmanager
+def whole_or_absent(
+    folder:Path,     # what is made; its files are looked for by name, so it counts only under that
+    keep:bool=True,  # otherwise all of it is scratch
+):                   # a temporary folder beside it
+    "A folder that gets its name when the block ends well, unless another process was faster."
+    part = folder.with_name(f"{folder.name}.{this_machine()}.{os.getpid()}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        try: keep and whole_folder(part, folder)
+        except OSError:
+            if not folder.exists(): raise                        # another process was faster
+    finally: shutil.rmtree(part, ignore_errors=True)
+
+def may_live(
+    name:str,   # of a folder that `whole_or_absent` began
+) -> bool:
+    "May the process that writes this folder still run? Of other machines that cannot be asked."
+    *_, where, pid, _ = name.split(".")
+    if where != this_machine(): return True
+    try: os.kill(int(pid), 0)
+    except PermissionError: return True                  # somebody else's process, alive
+    except OSError: return False
+    return True
+
+# %% ../nbs/03_manifest.ipynb #c028
+def project_root(
+    root:str="",   # given by the caller
+) -> Path:
+    """The folder that holds `data`, `runs` and `reports`: the checkout in which the caller works, else the working
+    folder."""
+    if root: return Path(root)
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder/"settings.ini").is_file()
+                 and (folder/"nbs").is_dir()), here)
+
+def place_of(
+    path:str|Path,
+) -> str:
+    "A path as it is told: from the working folder where it lies inside, else whole."
+    path = Path(os.path.abspath(path))
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+def shared_folder(
+    name:str,   # `reports` (templates), `published` (the paper's tables) or `bench` (measurements)
+) -> Path:
+    "A folder that travels with the package: in a checkout its source, else where pip installed it."
+    inside = {"reports": "nbs/reports", "published": "reports/published", "bench": "nbs/bench/results"}[name]
+    checkout = PACKAGE.parent/inside
+    return checkout if checkout.is_dir() else Path(sysconfig.get_path("data"))/"share/fas_nb"/name
 
 # %% ../nbs/03_manifest.ipynb #c009
 _UNSAID = ("annotation", "returns", "type_comment", "type_params", "msg", "ctx", "kind")   # fields that compute nothing

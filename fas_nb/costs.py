@@ -241,14 +241,14 @@ def time_block() -> dict:
                      "data set is annotated once for all tables. " "Annotation runs on CPU cores: decoding, landmarks "
                      f"and depth at {frame_seconds():.2f} s a frame (nbs/bench/check_speed), masks of "
                      f"{paper.segmenter} by the operations of its image encoder. A core did {core/1e9:.0f} counted "
-                     "GFLOP a second in a training step of profile " "small (nbs/bench/model_speed, machine and date "
+                     "GFLOP a second in a training step of profile small (nbs/bench/model_speed, machine and date "
                      "there). Training and scoring run on a GPU where there is one; what it sustains is an "
                      f"assumption. Its batches are made by threads meanwhile, which keeps {busy:.1f} cores busy at "
                      f"{SUSTAINED[1]} TFLOP/s; “waiting” in result.json is "
                      "the measured share of the training time that was waited for them. Costs assume "
                      f"{PRICES['GPU hour']} for a GPU hour and {PRICES['core hour']} for "
                      "a core hour in any currency. Runs and presentations are independent: N devices take about one "
-                     "Nth. Measure yours: fas_run --protocol " "oulu_npu/1 --profile paper --set training.epochs=1 "
+                     "Nth. Measure yours: fas_run --protocol oulu_npu/1 --profile paper --set training.epochs=1 "
                      "--data-root DIR, then seconds in fas_run --list --json.")
 
 def method_rows() -> list[list[str]]:   # method, tables, runs, images, operations for each image, hours of GPUs

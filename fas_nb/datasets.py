@@ -228,8 +228,8 @@ class WMCA(Layout):
     def count(self, p):
         with open_hdf5(p.path) as file:
             kind = container_of(file)
-            return len(frame_keys(file)) if kind == "frames" else len(file[self.color_stream
-                                                                           if kind == "raw" else "data"])
+            if kind == "frames": return len(frame_keys(file))
+            return len(file[self.color_stream if kind == "raw" else "data"])
 
     def frames(self, p, indices):
         with open_hdf5(p.path) as file:
@@ -401,13 +401,13 @@ def find_root(
                          "table.csv or table.parquet", code=2)
     if not root or not given.is_dir(): raise InputError(
         f"{layout.title}: there is no folder {str(root or '')!r}; expected the folder that holds {looked}. "
-        f"{layout.title} is given out by " f"{layout.distributor} under a signed agreement and never downloaded here; "
+        f"{layout.title} is given out by {layout.distributor} under a signed agreement and never downloaded here; "
         "`fas_synth` renders a stand-in", code=2)
     children = sorted(d for d in given.iterdir() if d.is_dir())
     found = [d for d in (given, *children) if any((d/f).is_dir() for f in layout.folders)]
     if not found: raise InputError(
         f"{layout.title}: {given} holds {', '.join(d.name for d in children[:5]) or 'no folder'}; looked there and one "
-        "level deeper for " f"{looked}; point the path at the folder that contains {layout.folders[0]}", code=2)
+        f"level deeper for {looked}; point the path at the folder that contains {layout.folders[0]}", code=2)
     if given in found: return given
     def readable(d):
         return any(entry.name.lower().endswith(layout.extensions) for f in layout.folders for entry in walk(d/f))

@@ -226,8 +226,8 @@ class DCCDN(MapNet):
             if self.options["cfim_propagate"]: f, g = mixed
         f, g = (torch.cat(stream, 1) for stream in zip(*levels))
         deep = torch.cat([self.hv.last(f), self.dg.last(g)], 1)
-        return self.head(deep) if self.options["head"] == "grid" else self.head(deep,
-                                                                                [torch.cat(m, 1) for m in seen[1:]])
+        return (self.head(deep) if self.options["head"] == "grid"
+                else self.head(deep, [torch.cat(m, 1) for m in seen[1:]]))
 
 # %% ../nbs/31_dccdn.ipynb #c017
 class _OneStream(MapNet):

@@ -284,6 +284,28 @@ def _as_network(exported, name):
     if hasattr(kind, "living"): exported.living = kind.living
     return exported
 
+_CROPPED = ("side = round(side_in_boxes*max(x1 - x0, y1 - y0)), left = round((x0 + x1 - side)/2), "
+            "top = round((y0 + y1 - side)/2), halves to the even number; outside of the photo its border is repeated; "
+            "resized to size x size, by area (OpenCV INTER_AREA) where side > size, else bilinear (INTER_LINEAR), "
+            "8 bits; landmarks: (p - (left, top))*size/side")
+_WINDOW = ("of the crop; pixel i of the input is at start + (i + 0.5)*side/size - 0.5 of the crop, bilinear "
+           "between its "
+           "two neighbours, the border repeated, rounded to 8 bits, halves to the even number; "
+           "landmarks: (p - start)*size/side")
+
+def _areas():
+    "The areas of Eq. 4 and 5, by numbers of landmarks."
+    boxes = {part: list(map(int, MESH[part])) for part in KEY_PARTS}
+    return dict(rule="a pixel belongs where its centre (column + 0.5, row + 0.5) does",
+                A_face=dict(polygon=list(map(int, MESH["oval"]))),
+                A_key=dict(boxes=boxes, factor=KEY_FACTOR, steps="union of boxes; each is the bounding box of its "
+                           "landmarks, enlarged by factor around its middle"))
+
+def _formula(channels):
+    "The score of a scheme, from the maps that it has."
+    if Channel.LIVING not in channels: return "F_attack"
+    return "-F_real" if Channel.ATTACK not in channels else "F_attack - F_real"
+
 def recipe(
     detector:Detector,
     size:int,         # side of the network's input, pixels
@@ -291,34 +313,19 @@ def recipe(
     "Every step from a photo with its face box and landmarks to the score, for who has nothing but the exported file."
     window, channels = detector.frame_size*detector.scoring.box_factor/FRAME_FACTOR, SCHEMES[detector.scheme].channels
     start, own = (detector.frame_size - window)/2, hasattr(detector.model, "score")
-    formula = detector.model.score.__doc__ if own else ("F_attack" if Channel.LIVING not in channels else "-F_real"
-                                                        if Channel.ATTACK not in channels else "F_attack - F_real")
+    parts = {} if own else dict(F_attack="mean of the attack map over A_face",
+                                F_real="mean of the living map over A_key")
     return dict(
         pixels="x to the right, y down; pixel i reaches from i to i + 1; colours are RGB, 0-255",
         needs="of the face: box x0, y0, x1, y1 and 478 landmarks (x, y), both in pixels of the upright photo, in the "
-        "order of MediaPipe's face mesh", crop=dict(side_in_boxes=FRAME_FACTOR, size=detector.frame_size,
-                                                    steps="side = round(side_in_boxes*max(x1 - x0, y1 - y0)), left "
-                                                    "= round((x0 + x1 - side)/2), top = round((y0 + y1 - side)/2), "
-                                                          "halves to the " "even number; outside of the photo its "
-                                                          "border is repeated; resized to size x size, by area (OpenCV "
-                                                          "INTER_AREA) where side > size, "
-                                                          "else bilinear (INTER_LINEAR), 8 bits; landmarks: (p - "
-                                                          "(left, top))*size/side"),
-        window=dict(start=start, side=window, size=size,
-                    steps="of the crop; pixel i of the input is at start + (i + 0.5)*side/size - 0.5 of the crop, "
-                          "bilinear between its two neighbours, the border "
-                          "repeated, rounded to 8 bits, halves to the even number; landmarks: (p - start)*size/side"),
+              "order of MediaPipe's face mesh",
+        crop=dict(side_in_boxes=FRAME_FACTOR, size=detector.frame_size, steps=_CROPPED),
+        window=dict(start=start, side=window, size=size, steps=_WINDOW),
         input=detector.model.reads if own else "(x - 127.5)/128, float32 [n, 3, size, size], RGB",
         output=list(detector.model.outputs) if own else [c.name.lower() for c in channels],
-        areas={} if own else dict(rule="a pixel belongs where its centre (column + 0.5, row + 0.5) does",
-                   A_face=dict(polygon=list(map(int, MESH["oval"]))),
-                   A_key=dict(boxes={part: list(map(int, MESH[part])) for part in KEY_PARTS}, factor=KEY_FACTOR,
-                              steps="union of boxes; each is the bounding box of its landmarks, enlarged by factor "
-                              "around its middle")),
-        score=dict(**({} if own else dict(F_attack="mean of the attack map over A_face",
-                                          F_real="mean of the living map over A_key")), score=formula,
-                   threshold=detector.threshold,
-                   decision="an attack when score > threshold"))
+        areas={} if own else _areas(),
+        score=dict(**parts, score=detector.model.score.__doc__ if own else _formula(channels),
+                   threshold=detector.threshold, decision="an attack when score > threshold"))
 
 def describe(
     detector:Detector,
@@ -333,8 +340,9 @@ def describe(
                                    else (c.name.lower() for c in SCHEMES[detector.scheme].channels)),
                 threshold="none was chosen" if detector.threshold is None else repr(detector.threshold),
                 polarity=f"score = {detector.model.score.__doc__ if own else 'F_attack - F_real'}, higher = more like "
-                "an attack; an attack when score > threshold", crop=f"square, {detector.scoring.box_factor} times the "
-                "longer side of the face box, around its centre; `recipe` says every step",
+                         "an attack; an attack when score > threshold",
+                crop=f"square, {detector.scoring.box_factor} times the longer side of the face box, around its centre; "
+                     "`recipe` says every step",
                 recipe=json.dumps(recipe(detector, size or detector.scoring.size)),
                 training_data="rendered faces only: no evidence about real ones" if detector.origin != "real"
                 else "faces of real people; see the licence of their data set")

@@ -232,14 +232,15 @@ def _given(see):
         yield Finding("the file of given faces cannot be read", found=str(error), severity="error")
         return
     h, w = see.picture.shape[:2]
-    wrong = {"boxes have no area": lambda g: g.box is not None and (g.box[2] == g.box[0] or g.box[3] == g.box[1]),
-             "boxes have their corners exchanged": lambda g: g.box is not None
-             and (g.box[2] < g.box[0] or g.box[3] < g.box[1]), "boxes or eyes lie outside of the frame": lambda g: any(
-                                                                   (a < -1).any()
-                                                                   or (a.reshape(-1, 2) > (w + 1, h + 1)).any()
-                                                                   for a in (g.box, g.eyes) if a is not None),
-             "eyes are exchanged: the subject's left eye is on the left of the picture": lambda g: g.eyes is not None
-             and g.eyes[1, 0] < g.eyes[0, 0]}
+    def flat(g): return g.box is not None and (g.box[2] == g.box[0] or g.box[3] == g.box[1])
+    def turned(g): return g.box is not None and (g.box[2] < g.box[0] or g.box[3] < g.box[1])
+    def outside(g):
+        known = [a for a in (g.box, g.eyes) if a is not None]
+        return any((a < -1).any() or (a.reshape(-1, 2) > (w + 1, h + 1)).any() for a in known)
+    def crossed(g): return g.eyes is not None and g.eyes[1, 0] < g.eyes[0, 0]
+    wrong = {"boxes have no area": flat, "boxes have their corners exchanged": turned,
+             "boxes or eyes lie outside of the frame": outside,
+             "eyes are exchanged: the subject's left eye is on the left of the picture": crossed}
     for what, is_wrong in wrong.items():
         if frames := [i for i, g in given.items() if is_wrong(g)]:
             yield Finding(

@@ -277,5 +277,5 @@ class ListRead:
 def _parsed(parse, path):
     try: lines, repairs = list(parse(path)), read_list(path)[1]
     except InputError as error: return (), (Problem("V04", 0, str(error)),), ()
-    return tuple(i for i in lines if not isinstance(i, Problem)), tuple(i for i in lines
-                                                                        if isinstance(i, Problem)), repairs
+    problems = tuple(i for i in lines if isinstance(i, Problem))
+    return tuple(i for i in lines if not isinstance(i, Problem)), problems, repairs

@@ -207,8 +207,8 @@ def wanted_names(see:Folder) -> set[str]:  # paths inside the root without exten
     protocol where only that is asked for."""
     lists = see.read_lists
     if see.name == "wmca":
-        rows = lists[see.protocol].rows if see.protocol in lists else [row for item in lists.values()
-                                                                       for row in item.rows]
+        asked = [lists[see.protocol]] if see.protocol in lists else lists.values()
+        rows = [row for item in asked for row in item.rows]
         return {row[0] for row in (by_rule(rows, see.protocol) if see.protocol in WMCA_RULES else rows)}
     names = set(see.layout.release(see.presentations)) if see.scan.origin == "real" else set()
     if see.name != "oulu_npu": return names

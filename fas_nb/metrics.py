@@ -123,8 +123,8 @@ def _joined(notes):
 
 def _why(part):
     "Why a test set has no rates; empty where it has."
-    return getattr(part["threshold"], "reason", "") or unknown_reason(np.asarray(part["score"], float),
-                                                                      part.get("acquired"))
+    score = np.asarray(part["score"], float)
+    return getattr(part["threshold"], "reason", "") or unknown_reason(score, part.get("acquired"))
 
 def bootstrap(
     score:np.ndarray,            # float [n], higher = more like an attack

@@ -142,13 +142,12 @@ def made_by(
 
 def unread(session:Session) -> list[dict]:
     "The block that lists what could not be read or made, and what to know of the data."
-    rows = [["data", {"text": line}] for line in session.data.notes] + [[str(i), {"text": r}]
-                                                                        for i, r in session.data.failures] + [
-                                                                            [f.item.key()[:12], {"text": f.reason + (
-                                                                                f"; trace: {log.name}"
-                                                                                if (log := failure_log(
-                                                                                    f.item, session.runs_dir)).exists()
-                                                                                else "")}] for f in session.failures]
+    def why(failure):
+        log = failure_log(failure.item, session.runs_dir)
+        return f"{failure.reason}; trace: {log.name}" if log.exists() else failure.reason
+    told = [*(("data", line) for line in session.data.notes), *((str(i), r) for i, r in session.data.failures),
+            *((f.item.key()[:12], why(f)) for f in session.failures)]
+    rows = [[what, {"text": text}] for what, text in told]
     return [dict(heading="Not read or not made", columns=["what", "reason"], rows=rows)] if rows else []
 
 # %% ../nbs/49_pages.ipynb #c108

@@ -122,11 +122,11 @@ def annotation_sheet(session:Session, fold) -> dict:
     rows = [*([("frame", list(frames.images[at]))] if session.shows_faces else []),
             ("regions", [region_picture(r) for r in labels.regions[at]]),
             ("label\nmaps", [maps_picture(m) for m in maps])]
-    return dict(heading="Annotation", note="What training is told: the region of each pixel, and the three maps made "
-                "of it: red attack, green living, blue background, brighter where "
-                "nearer." + ("" if session.shows_faces else f" {NO_FACES}")) | sheet(rows, names,
-                                                                                     session.data.origin, "Annotated "
-                                                                                     f"frames of {', '.join(names)}")
+    note = ("What training is told: the region of each pixel, and the three maps made of it: red attack, green living, "
+            "blue background, brighter where nearer.")
+    if not session.shows_faces: note += f" {NO_FACES}"
+    shown = sheet(rows, names, session.data.origin, f"Annotated frames of {', '.join(names)}")
+    return dict(heading="Annotation", note=note) | shown
 
 # %% ../nbs/53_protocol_page.ipynb #c009
 def _examples(session, cell):
@@ -159,11 +159,11 @@ def maps_block(session:Session, cell:Cell, examples) -> dict:
              ("label", [maps_picture(target[i], channels) for i in at])]
     heads = [f"{rows.species[i][:14]}\n{'hit ' if right else 'MISS '} {rows.score[i]:+.2f}" for i, right in chosen]
     told = f"{sum(r for _, r in chosen)} hits and {sum(not r for _, r in chosen)} misses"
-    return dict(heading=f"Predicted maps, {cell.spec.fold.name}, {VARIANTS[cell.variant].title}",
-                note=f"{told} out of {len(rows)} kept test frames: for each species the furthest from the threshold "
-                     f"{threshold:.3f} on the right side and on the wrong. " "The number is the score."
-                     + ("" if session.shows_faces else f" {NO_FACES}")) | sheet(lines, heads, session.data.origin,
-                                                                                f"Predicted maps of {told}")
+    note = (f"{told} out of {len(rows)} kept test frames: for each species the furthest from the threshold "
+            f"{threshold:.3f} on the right side and on the wrong. The number is the score.")
+    if not session.shows_faces: note += f" {NO_FACES}"
+    shown = sheet(lines, heads, session.data.origin, f"Predicted maps of {told}")
+    return dict(heading=f"Predicted maps, {cell.spec.fold.name}, {VARIANTS[cell.variant].title}", note=note) | shown
 
 def edge_block(session:Session, cell:Cell, examples) -> dict:
     "Error of predicted maps at brightness edges and elsewhere inside the face."
@@ -335,8 +335,8 @@ def _result_block(protocol, session, variants, folds):
     origin, metric = session.data.origin, "HTER" if "/to_" in protocol else "ACER"
     def row(v):
         frame, presentation = (entry(session, protocol, v, metric, unit) for unit in ("frame", "presentation"))
-        rates = [c for e in (frame, presentation) for c in (rate_cell(e.value, origin, 1, why=e.reason),
-                                                            interval_cell(e.interval, origin, e.note, 1))]
+        rates = [c for e in (frame, presentation)
+                 for c in (rate_cell(e.value, origin, 1, why=e.reason), interval_cell(e.interval, origin, e.note, 1))]
         return [VARIANTS[v].title, *rates,
                 *(rate_cell(frame.auc[s], origin, 1, 3) if frame.auc else "" for s in SPLITS)]
     ceiling = float(np.mean([oracle(f, session.data)[metric] for f in folds]))

@@ -115,7 +115,7 @@ def _compare_oulu_list(path, members, partial):
     extra, missing = sorted(made - set(listed)), sorted(set(listed) - made)
     if extra or missing and not partial: raise InputError(
         f"{path.parent.name}/{path.name}: {len(missing)} listed videos are not on disk or not in the "
-        f"protocol{_first(missing)}, " f"{len(extra)} videos of the protocol are not listed{_first(extra)}; complete "
+        f"protocol{_first(missing)}, {len(extra)} videos of the protocol are not listed{_first(extra)}; complete "
         "the data set, or accept part of it with partial=True (--partial)")
 
 def _first(names): return f" ({', '.join(names[:5])})" if names else ""

@@ -209,7 +209,7 @@ def hdf5_trouble(
     if re.search(r"\block", text.lower()):
         return (
             f"{path}: is locked: another process writes it, or its file system knows no locks ({text}); close the "
-            "other process, or set " "the environment variable HDF5_USE_FILE_LOCKING=FALSE")
+            "other process, or set the environment variable HDF5_USE_FILE_LOCKING=FALSE")
     absent = set()
     def visit(name, item):
         if not isinstance(item, h5py.Dataset): return

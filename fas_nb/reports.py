@@ -96,8 +96,8 @@ def build_folder(
     build_real_data(session)
     # of tables that were made before and stay
     before = read_crate(session.out)[1] if (session.out/CRATE).exists() else {}
-    stores = {Path(f).name for f in session.data.stores.values()} | {name.removeprefix("store ")
-                                                                     for name in before if name.startswith("store ")}
+    stores = {Path(f).name for f in session.data.stores.values()}
+    stores |= {name.removeprefix("store ") for name in before if name.startswith("store ")}
     index = build_index(tables, session, failed)
     runs = {c.spec.key() for c in session.cells}.union(*(t["runs"] for t in made_tables(session.out).values()))
     passed_on = "Pages show faces of licensed data: to be passed on only as the agreements with its distributors allow."

@@ -174,7 +174,7 @@ def dataset_roots(
                or ((roots[d]/UNFINISHED).exists() and not (roots[d]/MARKER).exists())]
     if missing and (of("real") or not render or set(missing) - set(CAN_RENDER)): raise InputError(
         f"no {', '.join(missing)} in {data_root}; put or link the whole folder {data_root/missing[0]} there, name "
-        "another folder with --data-root, or ask for tables and " "protocols that do without (data is rendered only "
+        "another folder with --data-root, or ask for tables and protocols that do without (data is rendered only "
         "with a profile that says so and without --data-root; fas_synth renders anywhere)", 2)
     if missing: from fas_nb.synthetic import render_dataset
     for d in missing: render_dataset(d, data_root, render, **common)

@@ -164,8 +164,8 @@ def example_frames(
 ) -> np.ndarray:          # int, positions of rows
     "Scored test frames spread evenly over the order of scores of each species, the extremes among them."
     test = np.flatnonzero((table.split == "test") & table.acquired)
-    order = table.iloc[test].reset_index(drop=True).sort_values(["species", "score",
-                                                                 "presentation"]).groupby("species", sort=True)
+    order = table.iloc[test].reset_index(drop=True).sort_values(["species", "score", "presentation"])
+    order = order.groupby("species", sort=True)
     return np.concatenate([np.zeros(0, int), *(
         test[part.index[np.unique(np.linspace(0, len(part) - 1, n).round().astype(int))]] for _, part in order)])
 

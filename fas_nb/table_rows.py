@@ -96,17 +96,17 @@ def entry(
     if len(made) == 1:
         interval, note = made[0][unit]["interval"].get(metric, ()), made[0][unit]["interval note"].get(metric, "")
     else:
-        interval, note = (lambda r: (r.interval or (), r.note))(_mean_of((_folders(session, protocol, variant),),
-                                                                         unit, metric))
+        rate = _mean_of((_folders(session, protocol, variant),), unit, metric)
+        interval, note = rate.interval or (), rate.note
     other = [r["presentation" if unit == "frame" else "frame"][metric] for r in made]
     mean = lambda split: float(np.mean([r["auc"][split] for r in made if r["auc"][split] is not None] or [math.nan]))
-    return Entry(float(folds.mean()), _spread_over(table, "fold", 0), _spread_over(table, "fold", 1), _spread(seeds, 1),
-                 len(seeds), "", tuple(100*x for x in interval), note,
-                 float(np.mean([math.nan if o is None else o*100 for o in other])),
-                 {"frames": sum(r["frames"]["test"] for r in made),
-                  "presentations": sum(r["presentations"]["test"] for r in made),
-                  "identities": max(r["identities"]["test"] for r in made), "runs": len(made)},
-                 {s: mean(s) for s in SPLITS})
+    counted = {"frames": sum(r["frames"]["test"] for r in made),
+               "presentations": sum(r["presentations"]["test"] for r in made),
+               "identities": max(r["identities"]["test"] for r in made), "runs": len(made)}
+    return Entry(float(folds.mean()), _spread_over(table, "fold", 0), _spread_over(table, "fold", 1),
+                 seed_std=_spread(seeds, 1), seeds=len(seeds), interval=tuple(100*x for x in interval), note=note,
+                 other=float(np.mean([math.nan if o is None else o*100 for o in other])), n=counted,
+                 auc={s: mean(s) for s in SPLITS})
 
 # %% ../nbs/48_table_rows.ipynb #c107
 def published(
@@ -126,8 +126,8 @@ def columns_of(
     if table == 3:
         return {c: ("std" if c.endswith("std") else "value", f"oulu_npu/{c.split('_')[1]}")
                 for c in published(3).columns}
-    return {p.removeprefix("wmca/LOO_"): ("value", p) for p in protocols} | {"mean": ("mean", ""),
-                                                                             "std": ("mean_std", "")}
+    species = {p.removeprefix("wmca/LOO_"): ("value", p) for p in protocols}
+    return species | {"mean": ("mean", ""), "std": ("mean_std", "")}
 
 def our_row(
     session:Session, table:int, variant:str,
@@ -157,7 +157,7 @@ def our_row(
 # %% ../nbs/48_table_rows.ipynb #c117
 BANNERS = {
     "rendered": "Rendered data. Every number marked “syn” was measured on computer-rendered people and attacks, not on "
-                "the paper's data sets. " "It shows that the whole path works; it says nothing about how the method "
+                "the paper's data sets. It shows that the whole path works; it says nothing about how the method "
                 "does on real faces and cannot be compared with the paper.",
     "real": "Real data. Reproduced numbers stand beside the published ones."}
 

@@ -306,8 +306,8 @@ def pack(
                     if values is None: continue                        # depth where there is none
                     if values.dtype.kind == "U": texts.setdefault(key, []).append(values); continue
                     if key not in files:
-                        files[key] = np.lib.format.open_memmap(temporary/f"{key}.npy", "w+", values.dtype,
-                                                               (n, *values.shape[1:]))
+                        shape = (n, *values.shape[1:])
+                        files[key] = np.lib.format.open_memmap(temporary/f"{key}.npy", "w+", values.dtype, shape)
                     files[key][done:done + len(values)] = values
             done += len(frames)
         if done != n: raise ValueError(f"pack: {done} frames were given, {n} were announced; give the number of all")
@@ -714,7 +714,7 @@ def _own_parts(options, team):
     n, world = len(batch_parts(options)), team.num_processes
     if n < world: raise InputError(
         f"train: a batch of {options.batch} images in parts of {options.micro or options.batch} cannot be shared by "
-        f"{world} processes; " f"start at most {n}, or set training.micro={max(1, options.batch//world)}, with which "
+        f"{world} processes; start at most {n}, or set training.micro={max(1, options.batch//world)}, with which "
         "batch norm and region exchange see fewer images", 2)
     return range(team.process_index, n, world)
 

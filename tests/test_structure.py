@@ -42,7 +42,7 @@ LONGER = dict(  # module -> its lines, of them over 120 characters, functions ov
     explorer=(282, 14, 0, 26),
     dccdn=(530, 0, 0, 0),
     training=(894, 0, 0, 0),
-    decision=(687, 0, 0, 0),
+    decision=(695, 0, 0, 0),
     cli=(651, 0, 0, 0))
 
 def own_lines(module):

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from .datasets import CAN_RENDER
 from .protocols import PROTOCOLS
-from .vocab import InputError
+from .vocab import InputError, many
 
 # %% ../nbs/52_cli.ipynb #c005
 def _parser(name, does, example):
-    return argparse.ArgumentParser(name, description=does, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
-
-def _count(n, one): return f"{n} {one}{'s'*(n != 1)}"
+    return argparse.ArgumentParser(name, description=does, epilog=f"example:  {example}",
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
 
 def _say(text): print(text, file=sys.stderr, flush=True)
 
@@ -26,7 +25,8 @@ def _prepare(prog):
     for stream in (sys.stdout, sys.stderr):      # names of files may hold what the terminal cannot show
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
     if prog == "fas_reproduce": os.environ.pop("MPLBACKEND", None)    # its notebooks show their figures in the page
-    else: os.environ["MPLBACKEND"] = "agg"                            # files are drawn, no window: whatever the user's backend is
+    # files are drawn, no window: whatever the user's backend is
+    else: os.environ["MPLBACKEND"] = "agg"
 
 def _trouble(error):
     "One line for an error of the system."
@@ -61,13 +61,16 @@ def _command(parser, work):
 def _work_options(parser):
     parser.add_argument("--workers", type=int, default=2, help="processes on this machine (2)")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler instead, tcp://host:port")
-    parser.add_argument("--slurm", metavar="FILE", help="YAML file that says how to ask SLURM for workers: queue, cores, memory, walltime, jobs, …")
+    parser.add_argument("--slurm", metavar="FILE", help="YAML file that says how to ask SLURM for workers: queue, "
+                        "cores, memory, walltime, jobs, …")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 def _checkpoint_option(parser):
-    parser.add_argument("--checkpoint", metavar="PATH", help="your copy of the segmenter's weights, or the folder that holds it "
+    parser.add_argument("--checkpoint", metavar="PATH",
+                        help="your copy of the segmenter's weights, or the folder that holds it "
                         "(the environment's FAS_NB_WEIGHTS; else fetched once)")
-    parser.add_argument("--device", default="", help="where the segmenter runs: cpu, cuda, or cuda:1 (a GPU where there is one; the small one on the CPU)")
+    parser.add_argument("--device", default="", help="where the segmenter runs: cpu, cuda, or cuda:1 (a GPU where "
+                        "there is one; the small one on the CPU)")
 
 def _take_checkpoint(args):
     "For this process and those that it starts."
@@ -76,50 +79,63 @@ def _take_checkpoint(args):
         sam_device(args.device)     # fails here where it must fail
         os.environ["FAS_NB_DEVICE"] = args.device
     if not args.checkpoint: return
-    if not Path(args.checkpoint).exists(): raise InputError(f"--checkpoint {args.checkpoint}: does not exist; give a file of weights or a folder", 2)
+    if not Path(args.checkpoint).exists(): raise InputError(
+        f"--checkpoint {args.checkpoint}: does not exist; give a file of weights or a folder", 2)
     os.environ["FAS_NB_WEIGHTS"] = str(Path(args.checkpoint).absolute())
 
 def _source_options(parser):
     parser.add_argument("--landmarks", default="", metavar="NAME",
-                        help="who finds landmarks: mesh, 3ddfa_v2 (the paper's, for those who have its weights), dlib, or module:function (mesh)")
+                        help="who finds landmarks: mesh, 3ddfa_v2 (the paper's, for those who have its weights), dlib, "
+                        "or module:function (mesh)")
     parser.add_argument("--depth", default="", metavar="NAME",
-                        help="pseudo-depth: mesh, 3ddfa_v2 (the paper's), module:function, or auto: the sensor's where there is one, else mesh (auto)")
+                        help="pseudo-depth: mesh, 3ddfa_v2 (the paper's), module:function, or auto: the sensor's where "
+                        "there is one, else mesh (auto)")
 
 def _profile_options(parser):
     parser.add_argument("--profile", default="demo", help="smoke, demo, small or paper (demo)")
-    parser.add_argument("--data-root", default="", help="folder that holds the data sets wmca, oulu_npu, casia_fasd, replay_attack, msu_mfsd, table (data/PROFILE, rendered)")
+    parser.add_argument("--data-root", default="", help="folder that holds the data sets wmca, oulu_npu, casia_fasd, "
+                        "replay_attack, msu_mfsd, table (data/PROFILE, rendered)")
     parser.add_argument("--runs-dir", default="", help="folder of finished runs (runs)")
-    parser.add_argument("--root", default="", help="folder of data, runs and reports (the checkout around the working folder, else the working folder)")
+    parser.add_argument("--root", default="", help="folder of data, runs and reports (the checkout around the working "
+                        "folder, else the working folder)")
     parser.add_argument("--seeds", default="", help="comma-separated (those of the profile)")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the profile, e.g. training.steps=200")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
+                        help="replace a field of the profile, e.g. training.steps=200")
     for flag, what in (("--annotations", "files that say where the face is (the detector alone finds it)"),
-                       ("--protocols", "protocol lists where they lie apart (those in the data sets' folders)")): parser.add_argument(
-        flag, metavar="DIR", help=f"folder of WMCA's {what}, or one that holds a folder for each data set")
+                       ("--protocols", "protocol lists where they lie apart (those in the data sets' folders)")):
+        parser.add_argument(
+            flag, metavar="DIR", help=f"folder of WMCA's {what}, or one that holds a folder for each data set")
     _source_options(parser); _checkpoint_option(parser)
-    parser.add_argument("--partial", action="store_true", help="go on when listed presentations are not on disk; results are not those of the benchmark")
+    parser.add_argument("--partial", action="store_true",
+                        help="go on when listed presentations are not on disk; results are not those of the benchmark")
 
 def _scheduler(args):
     "The address of the scheduler that the arguments ask for."
     if not args.slurm: return args.scheduler
-    if args.scheduler: raise InputError("--slurm and --scheduler exclude each other; --slurm starts a scheduler of its own", 2)
+    if args.scheduler: raise InputError(
+        "--slurm and --scheduler exclude each other; --slurm starts a scheduler of its own", 2)
     from fas_nb.parallel import slurm_scheduler
     return slurm_scheduler(args.slurm)
 
 def _overrides(args):
-    if bad := [s for s in args.set if "=" not in s]: raise InputError(f"--set {bad[0]}: expected FIELD=VALUE, e.g. training.steps=200", 2)
-    named = dict(annotations=args.annotations, lists=args.protocols, landmarks=args.landmarks, depth=args.depth, partial=args.partial and "true")
+    if bad := [s for s in args.set if "=" not in s]: raise InputError(
+        f"--set {bad[0]}: expected FIELD=VALUE, e.g. training.steps=200", 2)
+    named = dict(annotations=args.annotations, lists=args.protocols, landmarks=args.landmarks, depth=args.depth,
+                 partial=args.partial and "true")
     return dict(s.split("=", 1) for s in args.set) | {field: value for field, value in named.items() if value}
 
 def _numbers(text, what):
     try: return tuple(int(t) for t in text.split(",") if t.strip())
-    except ValueError: raise InputError(f"{what} {text!r}: expected whole numbers separated by commas, e.g. 1,3", 2) from None
+    except ValueError: raise InputError(
+        f"{what} {text!r}: expected whole numbers separated by commas, e.g. 1,3", 2) from None
 
 # %% ../nbs/52_cli.ipynb #c007
 def _synth_parser():
     p = _parser("fas_synth", "Render people and attacks in the on-disk layouts of the real data sets.",
                 "fas_synth --out data/mine --layout wmca,oulu_npu --profile smoke")
     p.add_argument("--out", required=True, help="folder that will hold one sub-folder per layout")
-    p.add_argument("--layout", default=",".join(CAN_RENDER), help=f"some of {', '.join(CAN_RENDER)}, comma-separated (all)")
+    p.add_argument("--layout", default=",".join(CAN_RENDER),
+                   help=f"some of {', '.join(CAN_RENDER)}, comma-separated (all)")
     p.add_argument("--profile", default="demo", help="smoke, demo, small or large (demo)")
     p.add_argument("--seed", type=int, default=0, help="another seed renders other pictures of the same people (0)")
     _work_options(p)
@@ -129,7 +145,8 @@ def _synth(args):
     from fas_nb.synthetic import disk_estimate, render_dataset
     layouts = [layout.strip() for layout in args.layout.split(",")]
     sizes = {layout: disk_estimate(layout, args.profile)/1e6 for layout in layouts}
-    _say(f"about {sum(sizes.values()):.0f} MB of disk: " + ", ".join(f"{layout} {size:.0f}" for layout, size in sizes.items()))
+    _say(f"about {sum(sizes.values()):.0f} MB of disk: "
+         + ", ".join(f"{layout} {size:.0f}" for layout, size in sizes.items()))
     for layout in layouts:
         root = render_dataset(layout, args.out, args.profile, args.seed, args.workers, _scheduler(args), not args.quiet)
         _say(f"{layout}: {root}")
@@ -138,23 +155,31 @@ fas_synth = _command(_synth_parser, _synth)
 
 def _data_arguments(parser):
     parser.add_argument("dataset", help=f"one of {', '.join(PROTOCOLS)}")
-    parser.add_argument("folder", help="the data set's folder; for table the CSV or Parquet file with columns path, species")
-    parser.add_argument("--channels", default="", help="planes of WMCA's preprocessed face crops, e.g. rgb,depth or gray,depth,infrared,thermal")
+    parser.add_argument("folder",
+                        help="the data set's folder; for table the CSV or Parquet file with columns path, species")
+    parser.add_argument("--channels", default="",
+                        help="planes of WMCA's preprocessed face crops, e.g. rgb,depth or gray,depth,infrared,thermal")
 
 def _share(text):
     try: return float(text)
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is no share of the files; write --deep behind the folder, or with a number, e.g. --deep 0.01") from None
+    except ValueError: raise argparse.ArgumentTypeError(
+        f"{text!r} is no share of the files; write --deep behind the folder, or with a number, e.g. --deep "
+        "0.01") from None
 
 def _check_parser():
-    p = _parser("fas_check", "Say what is missing, corrupt, misnamed or overlapping in a data set's folder. Exit code 1 where something is wrong.",
+    p = _parser("fas_check", "Say what is missing, corrupt, misnamed or overlapping in a data set's folder. Exit code "
+                "1 where something is wrong.",
                 "fas_check wmca data/wmca --protocols lists --annotations annotations --deep")
     _data_arguments(p)
     p.add_argument("--protocol", default="", help="check only what this protocol needs, e.g. LOO_glasses (all)")
-    p.add_argument("--deep", type=_share, nargs="?", const=.01, default=0, metavar="SHARE", help="also read a share of the files of each species (0.01 where no number is given; of a table 100 files or more) and look for faces")
+    p.add_argument("--deep", type=_share, nargs="?", const=.01, default=0, metavar="SHARE",
+                   help="also read a share of the files of each species (0.01 where no number is given; of a table 100 "
+                   "files or more) and look for faces")
     p.add_argument("--annotations", help="folder of the face files where they lie apart from the videos")
     p.add_argument("--protocols", help="folder of the protocol lists where they lie apart from the data set")
     p.add_argument("--real", action="store_true", help="rendered data is an error")
-    p.add_argument("--json", action="store_true", help="print the report as JSON, with the id of each check and all files")
+    p.add_argument("--json", action="store_true",
+                   help="print the report as JSON, with the id of each check and all files")
     _work_options(p)
     return p
 
@@ -165,8 +190,10 @@ def _check(args):
     if args.deep:                                                   # needs landmarks, slow to import
         from fas_nb.depth import depth_misfit as fits
         from fas_nb.landmarks import face_box as finds
-    report = check_dataset(args.dataset, args.folder, args.deep, args.protocol, args.annotations, args.protocols, args.channels, args.real,
-                           workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet, fits=fits, finds=finds)
+    report = check_dataset(args.dataset, args.folder, args.deep, args.protocol, args.annotations, args.protocols,
+                           args.channels, args.real,
+                           workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet,
+                           fits=fits, finds=finds)
     print(report.to_json() if args.json else report)
     return 0 if report.ok else 1
 
@@ -174,70 +201,116 @@ fas_check = _command(_check_parser, _check)
 
 # %% ../nbs/52_cli.ipynb #c009
 def _annotate_parser():
-    p = _parser("fas_annotate", "Crop and annotate the faces of a data set: landmarks, prompts, masks, depth. Resumable.",
+    p = _parser("fas_annotate",
+                "Crop and annotate the faces of a data set: landmarks, prompts, masks, depth. Resumable.",
                 "fas_annotate wmca data/wmca --annotations annotations --profile paper")
     _data_arguments(p)
-    p.add_argument("--annotations", metavar="DIR", help="folder of the files that say where the face is; the detector helps out (the detector alone finds it)")
-    p.add_argument("--out", default="", help="folder of the stores `frames` and `annotations` (where fas_run and fas_reproduce look for them)")
-    p.add_argument("--profile", default="demo", help="the profile that will train: smoke, demo, small or paper; its frames, size and segmenter, in the store that its runs read (demo)")
+    p.add_argument("--annotations", metavar="DIR", help="folder of the files that say where the face is; the detector "
+                   "helps out (the detector alone finds it)")
+    p.add_argument("--out", default="", help="folder of the stores `frames` and `annotations` (where fas_run and "
+                   "fas_reproduce look for them)")
+    p.add_argument("--profile", default="demo", help="the profile that will train: smoke, demo, small or paper; its "
+                   "frames, size and segmenter, in the store that its runs read (demo)")
     p.add_argument("--frames", type=int, help="evenly spaced frames of a presentation (those of the profile)")
     p.add_argument("--size", type=int, help="side of the stored face crops, pixels (that of the profile)")
     p.add_argument("--limit", type=int, metavar="N", help="only N presentations, evenly spread over the data set")
-    p.add_argument("--only-failed", action="store_true", help="only presentations that failed when they were tried last")
-    p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder regions: they win over the automatic ones")
+    p.add_argument("--only-failed", action="store_true",
+                   help="only presentations that failed when they were tried last")
+    p.add_argument("--corrections", metavar="DIR", help="region maps that were mended, named as in the store's folder "
+                   "regions: they win over the automatic ones")
     p.add_argument("--coco", metavar="FILE", help="write the crops and their region maps as COCO annotations as well")
-    p.add_argument("--segmenter", help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (that of the profile; for real data the official weights that are in the cache, where the profile has none)")
+    p.add_argument("--segmenter",
+                   help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (that of the "
+                   "profile; for real data the official weights that are in the cache, where the profile has none)")
     _source_options(p); _checkpoint_option(p)
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
-    p.add_argument("--root", default="", help="folder of data, runs and reports (the checkout around the working folder, else the working folder)")
+    p.add_argument("--root", default="", help="folder of data, runs and reports (the checkout around the working "
+                   "folder, else the working folder)")
     p.add_argument("--json", action="store_true", help="print the summary as JSON")
     _work_options(p)
     return p
 
-def _annotate(args):
-    from fas_nb.ablations import get_profile, store_folder, suited
-    from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
-    from fas_nb.maps import AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores, import_corrections, without_face, write_coco
-    from fas_nb.reports import place_of, project_root
+def _annotation_profile(args):
+    "The profile that says how to annotate."
+    from fas_nb.profiles import get_profile, suited
     from fas_nb.sam_masks import SEGMENTERS
-    _take_checkpoint(args)
-    if args.limit is not None and args.limit < 1: raise InputError(f"--limit {args.limit}: give 1 or more", 2)
-    if args.corrections and not Path(args.corrections).is_dir(): raise InputError(f"--corrections {args.corrections}: is no folder; give one with region maps named as in the store's folder regions", 2)
-    if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(f"--coco {args.coco}: its folder does not exist; make it first", 2)
-    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter, "channels": args.channels,
-               "landmarks": args.landmarks or None, "depth": args.depth or None}
+    options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter,
+               "channels": args.channels, "landmarks": args.landmarks or None, "depth": args.depth or None}
     options = {field: value for field, value in options.items() if value is not None}
     profile = get_profile(args.profile, options)
     profile = get_profile(args.profile, suited(profile, options, args.folder))
-    if profile.segmenter not in SEGMENTERS: raise InputError(f"--segmenter {profile.segmenter}: is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+    if profile.segmenter not in SEGMENTERS: raise InputError(
+        f"--segmenter {profile.segmenter}: is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+    return profile
+
+def _wanted(args, found, failed):
+    "The presentations to annotate: all, those that failed, or some spread evenly."
+    wanted = [p for p in found if not args.only_failed or p.path in failed]
+    if args.limit and args.limit < len(wanted): return [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
+    return wanted
+
+def _tell_annotated(args, profile, wanted, done, mended, out, read, told):
+    "What was done, for a reader."
+    from fas_nb.manifest import place_of
+    print(f"{many(len(wanted), 'presentation')}: {done.done} annotated, {done.skipped} already there, "
+          f"{len(done.failures)} failed; in {place_of(out)}")
+    for what, number in done.again: print(f"made again because of another {what}: {number}")
+    if done.given_not_used:
+        print(f"the given face could not be used in {many(done.given_not_used, 'frame')}, the detector was")
+    if args.corrections:
+        print(f"{many(mended.done, 'region map')} corrected, {mended.skipped} as before, {len(mended.failures)} "
+              "that did not fit")
+    for what, where in told.items(): print(f"{what}: {where}")
+    if out.resolve() != Path(read).resolve():
+        print(f"no run reads these: runs of profile {profile.name} read {place_of(read)}, which is filled "
+              "without --out")
+    failures = done.failures + mended.failures
+    for item, reason in failures: print(f"  {item}: {reason}")
+    if failures:
+        print(f"exit code 1, because of {many(len(failures), 'file')} above; everything else was done and is kept")
+
+def _annotate_arguments_fit(args):
+    "`InputError` where what was asked for cannot be done."
+    if args.limit is not None and args.limit < 1: raise InputError(f"--limit {args.limit}: give 1 or more", 2)
+    if args.corrections and not Path(args.corrections).is_dir(): raise InputError(
+        f"--corrections {args.corrections}: is no folder; give one with region maps named as in the store's folder "
+        "regions", 2)
+    if args.coco and not Path(args.coco).absolute().parent.is_dir(): raise InputError(
+        f"--coco {args.coco}: its folder does not exist; make it first", 2)
+
+def _annotate(args):
+    from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
+    from fas_nb.manifest import place_of, project_root
+    from fas_nb.maps import (AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores,
+                             import_corrections, without_face, write_coco)
+    from fas_nb.run_data import store_folder
+    _take_checkpoint(args)
+    _annotate_arguments_fit(args)
+    profile = _annotation_profile(args)
     name, given = dataset_name(args.dataset), args.annotations and Path(args.annotations)
     scan = scan_dataset(name, args.folder, args.channels)
     found = usable(scan, name)
     for line in scan.left_out(): _say(f"fas_annotate: {line}")
-    read = store_folder(profile, name, find_root(name, args.folder), given, args.runs_dir or project_root(args.root)/"runs")
+    runs_dir = args.runs_dir or project_root(args.root)/"runs"
+    read = store_folder(profile, name, find_root(name, args.folder), given, runs_dir)
     out = Path(args.out or read)
-    failed = failed_files(out)
-    wanted = [p for p in found if not args.only_failed or p.path in failed]
-    if args.limit and args.limit < len(wanted): wanted = [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
-    done = fill_stores(found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given, only={p.id for p in wanted},
-                       landmarks=profile.landmarks, depth=profile.depth, workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet) if wanted else Summary(0, 0)
-    store, told = AnnotationStore(out/"annotations"), {}
+    wanted = _wanted(args, found, failed_files(out))
+    done = fill_stores(found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
+                       only={p.id for p in wanted}, landmarks=profile.landmarks, depth=profile.depth,
+                       workers=args.workers, scheduler=_scheduler(args),
+                       progress=not args.quiet) if wanted else Summary(0, 0)
+    frames, store, told = FrameStore(out/"frames"), AnnotationStore(out/"annotations"), {}
     mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
-    if args.coco: told["COCO annotations"] = f"{write_coco(FrameStore(out/'frames'), store, args.coco)} in {place_of(args.coco)}"
-    if done.done and (sheet := contact_sheet(FrameStore(out/"frames"), store, out/"doubtful.png")): told["look at first"] = place_of(sheet)
-    nobody = faceless(without_face(wanted, out))
+    if args.coco: told["COCO annotations"] = f"{write_coco(frames, store, args.coco)} in {place_of(args.coco)}"
+    if done.done and (sheet := contact_sheet(frames, store, out/"doubtful.png")):
+        told["look at first"] = place_of(sheet)
+    nobody, failures = faceless(without_face(wanted, out)), done.failures + mended.failures
     for line in nobody: _say(f"fas_annotate: {line}")
-    failures = done.failures + mended.failures
-    if args.json: print(json.dumps(dict(presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done, failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, left_out=scan.left_out(), no_face=nobody, folder=str(out), **told), indent=1))
-    else:
-        print(f"{_count(len(wanted), 'presentation')}: {done.done} annotated, {done.skipped} already there, {len(done.failures)} failed; in {place_of(out)}")
-        for what, number in done.again: print(f"made again because of another {what}: {number}")
-        if done.given_not_used: print(f"the given face could not be used in {_count(done.given_not_used, 'frame')}, the detector was")
-        if args.corrections: print(f"{_count(mended.done, 'region map')} corrected, {mended.skipped} as before, {len(mended.failures)} that did not fit")
-        for what, where in told.items(): print(f"{what}: {where}")
-        if out.resolve() != Path(read).resolve(): print(f"no run reads these: runs of profile {profile.name} read {place_of(read)}, which is filled without --out")
-        for item, reason in failures: print(f"  {item}: {reason}")
-        if failures: print(f"exit code 1, because of {_count(len(failures), 'file')} above; everything else was done and is kept")
+    if not args.json: _tell_annotated(args, profile, wanted, done, mended, out, read, told)
+    else: print(json.dumps(dict(
+        presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done,
+        failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, left_out=scan.left_out(),
+        no_face=nobody, folder=str(out), **told), indent=1))
     return 1 if failures else 0
 
 fas_annotate = _command(_annotate_parser, _annotate)
@@ -245,18 +318,23 @@ fas_annotate = _command(_annotate_parser, _annotate)
 # %% ../nbs/52_cli.ipynb #c011
 def _run_parser():
     from fas_nb.methods import METHODS
-    p = _parser("fas_run", "Make the runs of one protocol (a training and its scores for each fold and seed), or list, show or remove finished runs.",
+    p = _parser("fas_run", "Make the runs of one protocol (a training and its scores for each fold and seed), or list, "
+                "show or remove finished runs.",
                 "fas_run --protocol oulu_npu/1 --variant ours --profile demo")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="list finished runs")
     what.add_argument("--show", metavar="KEY", help="everything about the runs whose key begins so")
-    what.add_argument("--gc", action="store_true", help="list what no run needs any more: finished runs of the profile made by earlier code, and what killed runs left behind")
+    what.add_argument("--gc", action="store_true", help="list what no run needs any more: finished runs of the profile "
+                      "made by earlier code, and what killed runs left behind")
     p.add_argument("--yes", action="store_true", help="with --gc: remove it")
-    p.add_argument("--protocol", default="oulu_npu/1", help="dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
-    p.add_argument("--variant", default="ours", help="ours, living_only, attack_only, no_background, binary, no_mcrea, or one of Table 6 (ours)")
+    p.add_argument("--protocol", default="oulu_npu/1",
+                   help="dataset/protocol (oulu_npu/1); table/own for DATA_ROOT/table/table.csv with a column split")
+    p.add_argument("--variant", default="ours",
+                   help="ours, living_only, attack_only, no_background, binary, no_mcrea, or one of Table 6 (ours)")
     p.add_argument("--method", default="ours", help=f"one of {', '.join(METHODS)} (ours)")
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs of this machine that share each run; on several machines start fas_run with torchrun (1)")
+    p.add_argument("--devices", type=int, default=1, metavar="N",
+                   help="GPUs of this machine that share each run; on several machines start fas_run with torchrun (1)")
     _profile_options(p); _work_options(p)
     return p
 
@@ -267,16 +345,23 @@ def _together(args):
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)   # its own account of a failure
+    # its own account of a failure
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
-        kept = DefaultLogsSpecs(log_dir=folder, redirects={r: Std.ERR for r in range(1, args.devices)})   # the first process says what all would say
-        config = LaunchConfig(1, 1, args.devices, run_id=uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=kept)
-        try: elastic_launch(config, sys.executable)("-c", "import sys; from fas_nb.cli import fas_run; sys.exit(fas_run())", *args.argv)
+        # the first process says what all would say
+        kept = DefaultLogsSpecs(log_dir=folder, redirects={r: Std.ERR for r in range(1, args.devices)})
+        config = LaunchConfig(1, 1, args.devices, run_id=uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                              max_restarts=0, logs_specs=kept)
+        try:
+            elastic_launch(config, sys.executable)("-c", "import sys; from fas_nb.cli import fas_run; "
+                                                   "sys.exit(fas_run())", *args.argv)
         except ChildFailedError as error:
             code = error.failures[0].exitcode if 0 in error.failures else -1
             if code > 0: return code
-            lines = "".join(p.read_text(errors="replace") for p in sorted(Path(folder).rglob("stderr.log"))).strip().splitlines()
-            _say(next((line for line in lines if line.startswith("fas_run: ")), f"fas_run: a process ended: {lines[-1] if lines else error.get_first_failure()[1].message}"))
+            lines = "".join(p.read_text(errors="replace")
+                            for p in sorted(Path(folder).rglob("stderr.log"))).strip().splitlines()
+            _say(next((line for line in lines if line.startswith("fas_run: ")),
+                      f"fas_run: a process ended: {lines[-1] if lines else error.get_first_failure()[1].message}"))
             return 1
     return 0
 
@@ -284,45 +369,66 @@ def _way(args):
     "The variant of ours or the compared method that is asked for."
     from fas_nb.methods import get_method
     name = get_method(args.method).name
-    if name != "ours" and args.variant != "ours": raise InputError("--variant is a way to train ours; leave it out with another --method", 2)
+    if name != "ours" and args.variant != "ours": raise InputError(
+        "--variant is a way to train ours; leave it out with another --method", 2)
     return args.variant if name == "ours" else name
 
+def _collect(args, runs_dir):
+    "List what no run needs any more, and remove it where that was asked for."
+    from fas_nb.ablations import collect_garbage, garbage
+    from fas_nb.profiles import get_profile
+    found = garbage(runs_dir, get_profile(args.profile, _overrides(args)))
+    if args.yes: collect_garbage(found)
+    if args.json: print(json.dumps([p.name for p in found], indent=1))
+    else:
+        for p in found: print(p.name)
+        print(f"{len(found)} runs and leftovers {'removed' if args.yes else 'would be removed; say --yes to do it'}")
+    return 0
+
+def _tell_session(args, session, runs_dir):
+    "The runs of a session, and what has to be known of them."
+    from fas_nb.manifest import place_of
+    from fas_nb.pages import LEARNT
+    from fas_nb.runs import failure_log, read_result
+    for line in session.data.notes: _say(f"fas_run: {line}")
+    lost = {f.item.key() for f in session.failures}
+    rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed,
+                 **read_result(c.spec, runs_dir)) for c in session.cells if c.spec.key() not in lost]
+    _print_runs(rows, args.json)
+    if rows and not args.json:
+        for r in rows: print(f"model: {place_of(runs_dir/r['key']/'model.safetensors')}")
+        print(f"judge a picture: fas_predict photo.jpg --model {place_of(runs_dir/rows[0]['key'][:12])}")
+    if low := [r for r in rows if r["auc"]["dev"] is not None and r["auc"]["dev"] < LEARNT]:
+        _say(f"fas_run: not trained enough: dev AUC is below {LEARNT} in {len(low)} of {len(rows)} runs, whose error "
+             "rates and verdicts say nothing")
+    for id, reason in session.data.failures[:5]: _say(f"fas_run: {id}: {reason}; it counts as an error of its class")
+    if (more := len(session.data.failures) - 5) > 0: _say(f"fas_run: and {more} more; fas_check --deep names them")
+    for f in session.failures:
+        _say(f"fas_run: {f.item.fold.name}: {f.reason}; trace in {failure_log(f.item, runs_dir)}")
+
 def _run(args):
-    from fas_nb.ablations import collect_garbage, failure_log, find_runs, garbage, get_profile, no_sensor, rank, read_result
-    from fas_nb.reports import LEARNT, open_session, place_of, project_root
+    from fas_nb.ablations import find_runs
+    from fas_nb.manifest import project_root
+    from fas_nb.parallel import rank
+    from fas_nb.sessions import open_session
+    from fas_nb.table_grid import no_sensor
     if args.devices < 1: raise InputError(f"--devices {args.devices}: give 1 or more", 2)
     if args.devices > 1 and "RANK" not in os.environ: return _together(args)
     _take_checkpoint(args)
     runs_dir = Path(args.runs_dir or project_root(args.root)/"runs")
     if args.list or args.show is not None:
         rows = find_runs(runs_dir, args.show or "")
-        if args.show is not None and not rows: raise InputError(f"no run in {runs_dir} begins with {args.show!r}; see fas_run --list")
+        if args.show is not None and not rows: raise InputError(
+            f"no run in {runs_dir} begins with {args.show!r}; see fas_run --list")
         return _print_runs(rows, args.json or args.show is not None)
-    if args.gc:
-        found = garbage(runs_dir, get_profile(args.profile, _overrides(args)))
-        if args.yes: collect_garbage(found)
-        if args.json: print(json.dumps([p.name for p in found], indent=1))
-        else:
-            for p in found: print(p.name)
-            print(f"{len(found)} runs and leftovers {'removed' if args.yes else 'would be removed; say --yes to do it'}")
-        return 0
-    options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root, overrides=_overrides(args),
-                   workers=args.workers, scheduler=_scheduler(args), progress=not args.quiet)
+    if args.gc: return _collect(args, runs_dir)
+    options = dict(seeds=args.seeds, data_root=args.data_root, runs_dir=str(runs_dir), root=args.root,
+                   overrides=_overrides(args), workers=args.workers, scheduler=_scheduler(args),
+                   progress=not args.quiet)
     session = open_session(args.profile, {args.protocol: (_way(args),)}, **options)
-    if not session.cells: raise InputError(f"{args.method} has no run on {args.protocol}: it {no_sensor(args.method, args.protocol, session.data)}", 2)
-    if rank(): return 1 if session.failures else 0          # the first process tells
-    for line in session.data.notes: _say(f"fas_run: {line}")
-    rows = [dict(key=c.spec.key(), protocol=c.protocol, fold=c.spec.fold.name, variant=c.variant, seed=c.spec.seed, **read_result(c.spec, runs_dir))
-            for c in session.cells if c.spec.key() not in {f.item.key() for f in session.failures}]
-    _print_runs(rows, args.json)
-    if rows and not args.json:
-        for r in rows: print(f"model: {place_of(runs_dir/r['key']/'model.safetensors')}")
-        print(f"judge a picture: fas_predict photo.jpg --model {place_of(runs_dir/rows[0]['key'][:12])}")
-    if low := [r for r in rows if r["auc"]["dev"] is not None and r["auc"]["dev"] < LEARNT]:
-        _say(f"fas_run: not trained enough: dev AUC is below {LEARNT} in {len(low)} of {len(rows)} runs, whose error rates and verdicts say nothing")
-    for id, reason in session.data.failures[:5]: _say(f"fas_run: {id}: {reason}; it counts as an error of its class")
-    if (more := len(session.data.failures) - 5) > 0: _say(f"fas_run: and {more} more; fas_check --deep names them")
-    for f in session.failures: _say(f"fas_run: {f.item.fold.name}: {f.reason}; trace in {failure_log(f.item, runs_dir)}")
+    if not session.cells: raise InputError(
+        f"{args.method} has no run on {args.protocol}: it {no_sensor(args.method, args.protocol, session.data)}", 2)
+    if not rank(): _tell_session(args, session, runs_dir)          # the first process tells
     return 1 if session.failures else 0
 
 def _print_runs(rows, as_json):
@@ -331,9 +437,12 @@ def _print_runs(rows, as_json):
     for r in rows:
         metric = "HTER" if "/to_" in r["protocol"] else "ACER"
         told = _per_cent(r["frame"][metric], r["frame"]["interval"].get(metric))
-        print(f"{r['key'][:12]}  {r['protocol']:<28} {r['fold']:<16} {r['variant']:<14} seed {r['seed']}  AUC train {number(r['auc']['train'])} dev {number(r['auc']['dev'])}  "
-              f"{metric} {told}{' syn' if r['origin'] == 'rendered' else ''}, {r['presentations']['test']} presentations")
-    print(f"{_count(len(rows), 'run')}; in brackets 95 %: what other people and instruments in the test set would change"*bool(rows) or "0 runs")
+        print(f"{r['key'][:12]}  {r['protocol']:<28} {r['fold']:<16} {r['variant']:<14} seed {r['seed']}  AUC train "
+              f"{number(r['auc']['train'])} dev {number(r['auc']['dev'])}  "
+              f"{metric} {told}{' syn' if r['origin'] == 'rendered' else ''}, {r['presentations']['test']} "
+              "presentations")
+    print(f"{many(len(rows), 'run')}; in brackets 95 %: what other people and instruments in the test set would "
+          "change"*bool(rows) or "0 runs")
 
 def _per_cent(x, interval=None):
     "A rate, never without its interval where there is one."
@@ -345,10 +454,13 @@ fas_run = _command(_run_parser, _run)
 def _reproduce_parser():
     p = _parser("fas_reproduce", "Make the runs behind tables of the paper, and their pages as HTML, CSV and JSON.",
                 "fas_reproduce --tables 1,2,3,4,5 --profile demo")
-    p.add_argument("--tables", default="1,2,3,4,5", help="numbers, comma-separated (1,2,3,4,5); 6 compares choices that the paper leaves open")
-    p.add_argument("--methods", default="", metavar="NAMES", help="compared methods that tables 1 to 3 make as well, e.g. ours,cdcn,cmfl, or all (ours)")
+    p.add_argument("--tables", default="1,2,3,4,5",
+                   help="numbers, comma-separated (1,2,3,4,5); 6 compares choices that the paper leaves open")
+    p.add_argument("--methods", default="", metavar="NAMES",
+                   help="compared methods that tables 1 to 3 make as well, e.g. ours,cdcn,cmfl, or all (ours)")
     p.add_argument("--faces", action="store_true", help="pages of licensed data show faces")
-    p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash, number and key behind a folder of reports again, from the inputs as they are now, and say what no longer matches")
+    p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash, number and key behind a "
+                   "folder of reports again, from the inputs as they are now, and say what no longer matches")
     p.add_argument("--json", action="store_true", help="print where the pages are, and what failed, as JSON")
     _profile_options(p); _work_options(p)
     return p
@@ -366,9 +478,12 @@ def _verify(args):
 def _reproduce(args):
     if args.verify: return _verify(args)
     _take_checkpoint(args)
-    from fas_nb.reports import place_of, reproduce
-    if not (tables := _numbers(args.tables, "--tables")): raise InputError("--tables names no table; give numbers separated by commas, e.g. 1,3", 2)
-    index, failed = reproduce(tables, args.profile, args.data_root, args.runs_dir, args.root, args.seeds, _overrides(args),
+    from fas_nb.manifest import place_of
+    from fas_nb.reports import reproduce
+    if not (tables := _numbers(args.tables, "--tables")): raise InputError(
+        "--tables names no table; give numbers separated by commas, e.g. 1,3", 2)
+    index, failed = reproduce(tables, args.profile, args.data_root, args.runs_dir, args.root, args.seeds,
+                              _overrides(args),
                               args.workers, _scheduler(args), not args.quiet, _say, args.faces, args.methods)
     if args.json: print(json.dumps(dict(index=str(index), failed=failed), indent=1))
     else:
@@ -382,23 +497,30 @@ fas_reproduce = _command(_reproduce_parser, _reproduce)
 MANY = 20  # pictures for which weights are converted for a faster runtime: that takes as long as some pictures
 
 def _predict_parser():
-    p = _parser("fas_predict", "Bona fide or attack? Verdict, both intensities and an overlay of the predicted maps for pictures, videos, folders of them, or a camera.",
+    p = _parser("fas_predict", "Bona fide or attack? Verdict, both intensities and an overlay of the predicted maps "
+                "for pictures, videos, folders of them, or a camera.",
                 "fas_predict photo.jpg clip.mp4 --model runs/KEY/model.safetensors --overlay out")
     p.add_argument("sources", nargs="*", metavar="FILE", help="pictures, videos, or folders that hold some")
-    p.add_argument("--camera", metavar="N", help="a camera instead: its number (0 is the first) or the address of a stream")
-    p.add_argument("--model", required=True, help="a run, by the first digits of its key (runs/KEY), its model.safetensors, or a file of fas_export")
-    p.add_argument("--runtime", default="auto", choices=("auto", "torch", "openvino", "onnxruntime"), help="what computes the maps (auto: the fastest that is installed, where it pays)")
+    p.add_argument("--camera", metavar="N",
+                   help="a camera instead: its number (0 is the first) or the address of a stream")
+    p.add_argument("--model", required=True, help="a run, by the first digits of its key (runs/KEY), its "
+                   "model.safetensors, or a file of fas_export")
+    p.add_argument("--runtime", default="auto", choices=("auto", "torch", "openvino", "onnxruntime"),
+                   help="what computes the maps (auto: the fastest that is installed, where it pays)")
     p.add_argument("--threshold", type=float, help="attack when the score is higher (that of the weights)")
     p.add_argument("--frames", type=int, default=10, help="evenly spaced frames of a video, frames of a camera (10)")
-    p.add_argument("--combine", default="mean", help="score of a video from its frames: mean, median, highest or lowest (mean); only the mean keeps score = F_attack - F_real, since all three are combined "
+    p.add_argument("--combine", default="mean", help="score of a video from its frames: mean, median, highest or "
+                   "lowest (mean); only the mean keeps score = F_attack - F_real, since all three are combined "
                    "frame by frame")
-    p.add_argument("--overlay", help="folder for overlay pictures: the face, what was looked at, and every predicted map")
+    p.add_argument("--overlay",
+                   help="folder for overlay pictures: the face, what was looked at, and every predicted map")
     p.add_argument("--json", action="store_true", help="print JSON")
     return p
 
 def _predict(args):
     from fas_nb.decision import media_files, passed_over
-    if bool(args.sources) == (args.camera is not None): raise InputError("give pictures, videos or folders, or --camera N", 2)
+    if bool(args.sources) == (args.camera is not None): raise InputError(
+        "give pictures, videos or folders, or --camera N", 2)
     if args.frames < 1: raise InputError(f"--frames {args.frames}: expected 1 or more", 2)
     empty, rows = [], []
     sources = [f"camera {args.camera}"] if args.camera is not None else media_files(args.sources, empty)
@@ -409,7 +531,8 @@ def _predict(args):
     finally:                                  # stopped half-way: what was judged is not lost
         if args.json: print(json.dumps(rows, indent=1), flush=True)
     notes = [w for r in rows for w in r.get("warnings", ())] if not args.json else []
-    if args.camera is None and (others := passed_over(args.sources)): notes.append(f"passed over, no picture or video by its name: {others}")
+    if args.camera is None and (others := passed_over(args.sources)):
+        notes.append(f"passed over, no picture or video by its name: {others}")
     for warning in dict.fromkeys(notes): _say(f"fas_predict: {warning}")
     if not args.json and any("overlay" in r for r in rows): print(f"overlays: {args.overlay}")
     return 1 if any("error" in r or "overlay_error" in r for r in rows) else 0
@@ -421,13 +544,15 @@ def _predictor(args, sources):
     args.model = str(run_file(args.model))
     pictures = sum(args.frames if args.camera is not None or s.suffix.lower() in VIDEOS else 1 for s in sources)
     many = args.runtime == "auto" and pictures >= MANY and args.model.endswith(".safetensors")
-    return load_model(args.model, runtime=next(iter(installed_runtimes(convert=True)), "auto") if many else args.runtime)
+    return load_model(args.model,
+                      runtime=next(iter(installed_runtimes(convert=True)), "auto") if many else args.runtime)
 
 def _tell(row, as_json):
     if as_json: return
     number = lambda x: "–" if x is None else f"{x:.3f}"
     print(f"{row['file']}: " + (row["error"] if "error" in row else
-          f"{row['label']}  F_attack {number(row['f_attack'])}  F_real {number(row['f_real'])}  score {row['score']:+.3f}  threshold {row['threshold']:+.3f}"), flush=True)
+          f"{row['label']}  F_attack {number(row['f_attack'])}  F_real {number(row['f_real'])}  score "
+          f"{row['score']:+.3f}  threshold {row['threshold']:+.3f}"), flush=True)
     if "overlay_error" in row: _say(f"fas_predict: no overlay of {row['file']}: {row['overlay_error']}")
 
 def _verdicts(args, sources, model):
@@ -475,23 +600,30 @@ def _overlay(args, source, image, verdict, names):
 fas_predict = _command(_predict_parser, _predict)
 
 def _export_parser():
-    p = _parser("fas_export", "Write a network as ONNX or OpenVINO, fused for fast inference, and check on random and real pictures that both give the same maps.",
+    p = _parser("fas_export", "Write a network as ONNX or OpenVINO, fused for fast inference, and check on random and "
+                "real pictures that both give the same maps.",
                 "fas_export runs/KEY/model.safetensors model.onnx")
     p.add_argument("model", help="a run, by the first digits of its key (runs/KEY), or its model.safetensors")
     p.add_argument("out", help="file to write, .onnx, or .xml (OpenVINO, with a .bin beside it)")
     p.add_argument("--size", type=int, help="side of the input, pixels (that of the weights)")
-    p.add_argument("--score", action="store_true", help="a graph that takes the plain face crop and its landmarks and gives the score (.onnx); the file's `recipe` says how to crop")
-    p.add_argument("--images", nargs="*", default=[], help="pictures to compare on (a portrait that scikit-image brings)")
+    p.add_argument("--score", action="store_true", help="a graph that takes the plain face crop and its landmarks and "
+                   "gives the score (.onnx); the file's `recipe` says how to crop")
+    p.add_argument("--images", nargs="*", default=[],
+                   help="pictures to compare on (a portrait that scikit-image brings)")
     return p
 
 def _export(args):
     from fas_nb.decision import run_file
     suffix = Path(args.out).suffix
-    if suffix not in (".onnx", ".xml"): raise InputError(f"{args.out}: only .onnx and .xml are written; name the file something.onnx", 2)
+    if suffix not in (".onnx", ".xml"): raise InputError(
+        f"{args.out}: only .onnx and .xml are written; name the file something.onnx", 2)
     args.model = str(run_file(args.model))
-    if not args.model.endswith(".safetensors"): raise InputError(f"{args.model}: only weights can be exported; give a model.safetensors", 2)
-    if args.size is not None and (args.size < 24 or args.size % 8): raise InputError(f"--size {args.size}: expected a multiple of 8, 24 or more", 2)
-    if args.score and suffix != ".onnx": raise InputError(f"--score writes .onnx only; name the file something.onnx instead of {args.out}", 2)
+    if not args.model.endswith(".safetensors"): raise InputError(
+        f"{args.model}: only weights can be exported; give a model.safetensors", 2)
+    if args.size is not None and (args.size < 24 or args.size % 8): raise InputError(
+        f"--size {args.size}: expected a multiple of 8, 24 or more", 2)
+    if args.score and suffix != ".onnx": raise InputError(
+        f"--score writes .onnx only; name the file something.onnx instead of {args.out}", 2)
     from dataclasses import replace
     from fas_nb.dccdn import export_onnx, export_openvino
     from fas_nb.decision import describe, export_scorer, load_model
@@ -501,7 +633,8 @@ def _export(args):
         loaded = replace(loaded, scoring=replace(loaded.scoring, size=size))
         return print(f"{args.out}: largest difference of the scores {export_scorer(loaded, args.out):.1e}")
     write = export_onnx if suffix == ".onnx" else export_openvino
-    difference = write(loaded.model, args.out, size, about=describe(loaded, size), images=_pictures(args.images, size, loaded.model))
+    difference = write(loaded.model, args.out, size, about=describe(loaded, size),
+                       images=_pictures(args.images, size, loaded.model))
     print(f"{args.out}: largest difference to the network {difference:.1e}")
 
 def _pictures(paths, size, model):
@@ -512,6 +645,7 @@ def _pictures(paths, size, model):
     from fas_nb.decision import read_image
     if model.planes != 3: return None
     pictures = [read_image(path) for path in paths] or [astronaut()]
-    return model.prepare(torch.from_numpy(np.stack([np.array(Image.fromarray(p).resize((size, size))) for p in pictures])).permute(0, 3, 1, 2))
+    return model.prepare(torch.from_numpy(np.stack([np.array(Image.fromarray(p).resize((size, size)))
+                                                    for p in pictures])).permute(0, 3, 1, 2))
 
 fas_export = _command(_export_parser, _export)

@@ -92,14 +92,16 @@ def code_closure(
         own, imports = _module(package/f"{module}.py")
         imports = imports | _imported([n for s in own[name] for n in ast.walk(s)], package.name)
         def term(node):
-            if not isinstance(node, (ast.Name, ast.Attribute)) or (parts := _dotted(node)) is None: return _file(node, package)
+            if not isinstance(node, (ast.Name, ast.Attribute)) or (parts := _dotted(node)) is None:
+                return _file(node, package)
             if parts[0] not in imports: parts = [package.name, module, *parts]
             else: parts = imports[parts[0]].split(".") + parts[1:]
             if parts[0] != package.name: return ".".join(parts)
             where = definition(".".join(parts[1:3]), package)
             return ".".join([number(where), *parts[3:]]) if where else None
         said = meaning(own[name], term)
-        return [[kind, *(f for f in fields if f[0] != "name")] for kind, *fields in said]   # what it is called does not count
+        # what it is called does not count
+        return [[kind, *(f for f in fields if f[0] != "name")] for kind, *fields in said]
     for name in entries: number(found(name))
     while len(done) < len(order):
         module, name = list(order)[len(done)]

@@ -120,6 +120,7 @@ def person_mask(
     "The person in an image, before what is behind."
     import cv2
     size = _size("person")
-    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if max(image.shape) > size else cv2.INTER_LINEAR)
+    kind = cv2.INTER_AREA if max(image.shape) > size else cv2.INTER_LINEAR
+    small = cv2.resize(image, (size, size), interpolation=kind)
     [shown] = _run("person", small[None])
     return cv2.resize(shown[0], image.shape[1::-1], interpolation=cv2.INTER_LINEAR)

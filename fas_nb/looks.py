@@ -168,7 +168,8 @@ def grow_hair(face:LabelledFace, rng:np.random.Generator) -> LabelledFace:
     apart = np.abs(across) > rng.uniform(.25, .6)*(down > .8)         # the throat shows between both sides
     if rng.random() < .25: fall &= across*rng.choice((-1, 1)) > 0      # the rest is tucked away
     behind = np.isin(face.regions, (Region.BACKGROUND, Region.EARS, Region.NECK, Region.HAIR))
-    over = (face.regions == Region.SKIN) & (np.abs(across) + 2*ragged + rng.uniform(-.3, .3)*down > rng.uniform(.5, .85))
+    edge = np.abs(across) + 2*ragged + rng.uniform(-.3, .3)*down
+    over = (face.regions == Region.SKIN) & (edge > rng.uniform(.5, .85))
     mask = (crown | fall & apart) & (behind | over) | (face.regions == Region.HAIR)
     return _cover(face, mask, hair_look(rng, len(across)), rng, Region.HAIR)
 

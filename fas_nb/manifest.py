@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'PACKAGES', 'CRATE', 'HERE', 'file_hash', 'git_revision', 'versions', 'minor_versions', 'machine',
-           'whole_file', 'whole_folder', 'write_atomically', 'meaning', 'syntax_hash', 'write_measured', 'measured',
+           'whole_file', 'whole_folder', 'write_atomically', 'this_machine', 'whole_or_absent', 'may_live',
+           'project_root', 'place_of', 'shared_folder', 'meaning', 'syntax_hash', 'write_measured', 'measured',
            'write_crate', 'read_crate', 'verify_crate']
 
 # %% ../nbs/03_manifest.ipynb #c003
-import ast, hashlib, json, mimetypes, os, platform, subprocess, time, uuid
+import ast, hashlib, json, mimetypes, os, platform, shutil, subprocess, sysconfig, time, uuid
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache
@@ -20,7 +21,8 @@ from .vocab import InputError
 
 # %% ../nbs/03_manifest.ipynb #c005
 PACKAGE = Path(find_spec("fas_nb").origin).parent
-PACKAGES = ("fas_nb", "torch", "numpy", "pandas", "onnxruntime", "segment-anything", "opencv-python-headless", "mitsuba", "anny")
+PACKAGES = ("fas_nb", "torch", "numpy", "pandas", "onnxruntime", "segment-anything", "opencv-python-headless",
+            "mitsuba", "anny")
 
 def file_hash(
     path:str|Path,
@@ -32,8 +34,10 @@ def file_hash(
 def git_revision(root:Path=PACKAGE) -> str:
     "The revision of the checkout, with `+` where files differ from it."
     try:
-        ask = lambda *a: subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True, check=True).stdout.strip()
-        return ask("rev-parse", "--short=12", "HEAD") + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "")
+        ask = lambda *a: subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True,
+                                        check=True).stdout.strip()
+        return ask("rev-parse", "--short=12",
+                   "HEAD") + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError): return "not a checkout"
 
 @cache
@@ -96,11 +100,70 @@ def write_atomically(
     "Write a file whole or not at all, also when the disk is full or the process is killed."
     with whole_file(path) as part: part.write_bytes(content.encode() if isinstance(content, str) else content)
 
+# %% ../nbs/03_manifest.ipynb #c025
+def this_machine() -> str:   # 8 hexadecimal digits
+    "This machine, without its name."
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+@contextmanager
+def whole_or_absent(
+    folder:Path,     # what is made; its files are looked for by name, so it counts only under that
+    keep:bool=True,  # otherwise all of it is scratch
+):                   # a temporary folder beside it
+    "A folder that gets its name when the block ends well, unless another process was faster."
+    part = folder.with_name(f"{folder.name}.{this_machine()}.{os.getpid()}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        try: keep and whole_folder(part, folder)
+        except OSError:
+            if not folder.exists(): raise                        # another process was faster
+    finally: shutil.rmtree(part, ignore_errors=True)
+
+def may_live(
+    name:str,   # of a folder that `whole_or_absent` began
+) -> bool:
+    "May the process that writes this folder still run? Of other machines that cannot be asked."
+    *_, where, pid, _ = name.split(".")
+    if where != this_machine(): return True
+    try: os.kill(int(pid), 0)
+    except PermissionError: return True                  # somebody else's process, alive
+    except OSError: return False
+    return True
+
+# %% ../nbs/03_manifest.ipynb #c028
+def project_root(
+    root:str="",   # given by the caller
+) -> Path:
+    """The folder that holds `data`, `runs` and `reports`: the checkout in which the caller works, else the working
+    folder."""
+    if root: return Path(root)
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder/"settings.ini").is_file()
+                 and (folder/"nbs").is_dir()), here)
+
+def place_of(
+    path:str|Path,
+) -> str:
+    "A path as it is told: from the working folder where it lies inside, else whole."
+    path = Path(os.path.abspath(path))
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+def shared_folder(
+    name:str,   # `reports` (templates), `published` (the paper's tables) or `bench` (measurements)
+) -> Path:
+    "A folder that travels with the package: in a checkout its source, else where pip installed it."
+    inside = {"reports": "nbs/reports", "published": "reports/published", "bench": "nbs/bench/results"}[name]
+    checkout = PACKAGE.parent/inside
+    return checkout if checkout.is_dir() else Path(sysconfig.get_path("data"))/"share/fas_nb"/name
+
 # %% ../nbs/03_manifest.ipynb #c009
 _UNSAID = ("annotation", "returns", "type_comment", "type_params", "msg", "ctx", "kind")   # fields that compute nothing
 
 def _no_effect(node):   # docstrings, and imports, whose names are resolved where they are used
-    return isinstance(node, (ast.Import, ast.ImportFrom)) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return isinstance(node, (ast.Import,
+                             ast.ImportFrom)) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 def meaning(
     node,                             # syntax tree, or a field of one
@@ -130,7 +193,8 @@ def write_measured(
 ) -> Path:                     # `results/NAME.json` beside the notebook
     "Keep what a notebook of `nbs/bench` measured."
     path = Path("results" if Path.cwd().name == "bench" else "nbs/bench/results")/f"{name}.json"
-    result = dict(figures=figures, **more, modules=list(modules), code=syntax_hash(modules), machine=machine(), date=time.strftime("%Y-%m-%d"))
+    result = dict(figures=figures, **more, modules=list(modules), code=syntax_hash(modules), machine=machine(),
+                  date=time.strftime("%Y-%m-%d"))
     write_atomically(path, json.dumps(result, indent=1) + "\n")
     return path
 
@@ -143,14 +207,16 @@ def measured(
     result = json.loads(text)
     digest = hashlib.sha256(json.dumps(result["figures"]).encode()).hexdigest()[:8]
     changed = not result.get("modules") or result["code"] != syntax_hash(result["modules"])
-    return result["figures"], f"nbs/bench/{name}, {result['date']}, {result['machine']}, figures {digest}" + "; the code has changed since"*changed
+    note = f"nbs/bench/{name}, {result['date']}, {result['machine']}, figures {digest}"
+    return result["figures"], note + "; the code has changed since"*changed
 
 # %% ../nbs/03_manifest.ipynb #c015
 CRATE = "ro-crate-metadata.json"
 
 def _files(folder):
     "What belongs to a folder of results; names that begin with a dot are being written."
-    return sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != CRATE and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != CRATE
+                  and not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 def write_crate(
     folder:str|Path,
@@ -162,19 +228,27 @@ def write_crate(
 ) -> Path:                  # the manifest, inside the folder
     "Describe a folder of results and everything it was made from."
     folder, now = Path(folder), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    files = [{"@id": p.relative_to(folder).as_posix(), "@type": "File", "name": p.name, "contentSize": str(p.stat().st_size), "sha256": file_hash(p),
-              "encodingFormat": mimetypes.guess_type(p.name)[0] or ("application/x-ipynb+json" if p.suffix == ".ipynb" else "application/octet-stream")}
+    files = [{"@id": p.relative_to(folder).as_posix(), "@type": "File", "name": p.name,
+              "contentSize": str(p.stat().st_size), "sha256": file_hash(p),
+              "encodingFormat": mimetypes.guess_type(p.name)[0]
+              or ("application/x-ipynb+json" if p.suffix == ".ipynb" else "application/octet-stream")}
              for p in _files(folder)]
-    values = [{"@id": f"#fact-{i}", "@type": "PropertyValue", "name": k, "value": v} for i, (k, v) in enumerate(facts.items())]
+    values = [{"@id": f"#fact-{i}", "@type": "PropertyValue", "name": k, "value": v}
+              for i, (k, v) in enumerate(facts.items())]
     ids = lambda entries: [{"@id": e["@id"]} for e in entries]
-    graph = [{"@id": CRATE, "@type": "CreativeWork", "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"}, "about": {"@id": "./"}},
+    graph = [{"@id": CRATE, "@type": "CreativeWork", "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
+              "about": {"@id": "./"}},
              {"@id": "./", "@type": "Dataset", "name": name, "description": description, "datePublished": now[:10],
-              "license": {"@id": "#terms" if terms else "https://spdx.org/licenses/Apache-2.0"}, "hasPart": ids(files), "additionalProperty": ids(values)},
-             {"@id": "#made", "@type": "CreateAction", "name": command, "endTime": now, "instrument": {"@id": "#fas_nb"}, "result": {"@id": "./"}},
-             {"@id": "#fas_nb", "@type": "SoftwareApplication", "name": "fas_nb", "version": versions().get("fas_nb", ""),
+              "license": {"@id": "#terms" if terms else "https://spdx.org/licenses/Apache-2.0"}, "hasPart": ids(files),
+              "additionalProperty": ids(values)},
+             {"@id": "#made", "@type": "CreateAction", "name": command, "endTime": now,
+              "instrument": {"@id": "#fas_nb"}, "result": {"@id": "./"}},
+             {"@id": "#fas_nb", "@type": "SoftwareApplication", "name": "fas_nb",
+              "version": versions().get("fas_nb", ""),
               "softwareRequirements": [f"{k} {v}" for k, v in versions().items()]}, *files, *values,
              *([{"@id": "#terms", "@type": "CreativeWork", "name": terms}] if terms else [])]
-    write_atomically(folder/CRATE, json.dumps({"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph}, indent=1))
+    write_atomically(folder/CRATE,
+                     json.dumps({"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph}, indent=1))
     return folder/CRATE
 
 def read_crate(
@@ -182,11 +256,13 @@ def read_crate(
 ) -> tuple[dict[str, str], dict[str, str], str]:  # file -> SHA-256, fact -> value, the command
     "What a manifest says."
     path = Path(folder)/CRATE
-    if not path.is_file(): raise InputError(f"{folder}: holds no {CRATE}; give a folder of finished reports such as reports/demo, or make it again", 2)
+    if not path.is_file(): raise InputError(
+        f"{folder}: holds no {CRATE}; give a folder of finished reports such as reports/demo, or make it again", 2)
     try:
         graph = json.loads(path.read_text(encoding="utf-8"))["@graph"]
         kind = lambda k: [e for e in graph if e["@type"] == k]
-        return {e["@id"]: e["sha256"] for e in kind("File")}, {e["name"]: e["value"] for e in kind("PropertyValue")}, kind("CreateAction")[0]["name"]
+        return {e["@id"]: e["sha256"] for e in kind("File")}, {
+            e["name"]: e["value"] for e in kind("PropertyValue")}, kind("CreateAction")[0]["name"]
     except (ValueError, KeyError, TypeError, IndexError) as error: raise InputError(
         f"{path}: is no manifest of this package ({type(error).__name__}: {error}); make the folder again") from error
 
@@ -201,7 +277,8 @@ def verify_crate(
     files, recorded, _ = read_crate(folder)
     there = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
     wrong = [f"{name}: lost" for name in sorted(set(files) - set(there))]
-    wrong += [f"{name}: changed, SHA-256 was {files[name][:12]} and is {now[:12]}" for name in sorted(set(files) & set(there))
+    wrong += [f"{name}: changed, SHA-256 was {files[name][:12]} and is {now[:12]}"
+              for name in sorted(set(files) & set(there))
               if (now := file_hash(there[name])) != files[name]]
     wrong += [f"{name}: not in the manifest" for name in sorted(set(there) - set(files))]
     different = []

@@ -44,7 +44,8 @@ def polygon_mask(
 def part_outlines(
     landmarks:Landmarks,
 ) -> dict[str, np.ndarray]:  # part -> float [k, 2], a closed outline in pixels
-    "The outline of every part of a face by its landmarks alone; `oval` is the mesh's rim, `upper` and `lower` are of it what a half mask covers, `skin` reaches above it."
+    """The outline of every part of a face by its landmarks alone. `oval` is the mesh's rim, `upper` and `lower` are of it
+    what a half mask covers, `skin` reaches above it."""
     xy = landmarks.points[:, :2].astype(float)
     right = xy[EYE_CORNERS[1]] - xy[EYE_CORNERS[0]]   # one inter-ocular distance along the eye line
     down = np.array([-right[1], right[0]])
@@ -67,7 +68,8 @@ def part_outlines(
     jaw = [xy[i] for i in (172, 397)]
     outlines = {part: group(part) for part in ("left_eye", "right_eye", "left_brow", "right_brow", "nose", "mouth")}
     return outlines | {
-        "oval": oval, "upper": cut(-1, height(xy[2])), "lower": cut(1, height(xy[[5, 195]].mean(0))), "skin": hull(np.r_[oval, top - SKIN_ABOVE_OVAL*down]),
+        "oval": oval, "upper": cut(-1, height(xy[2])), "lower": cut(1, height(xy[[5, 195]].mean(0))),
+        "skin": hull(np.r_[oval, top - SKIN_ABOVE_OVAL*down]),
         "hair": hull(np.r_[(upper - origin)*1.3 + origin, (top - origin)*1.3 + origin - .4*down]),
         "left_ear": disc(xy[454] + .06*right, .16, .34), "right_ear": disc(xy[234] - .06*right, .16, .34),
         "neck": np.array([jaw[0], jaw[1], jaw[1] + .9*down, jaw[0] + .9*down]),
@@ -76,7 +78,8 @@ def part_outlines(
 
 # %% ../nbs/21_sam_masks.ipynb #c009
 class Segmenter(Protocol):
-    "What turns prompts into masks. May have `predict_face(landmarks, parts, species) -> dict[part, (mask, score)]`, and `person = False` where hair, ears and neck need not lie on what `person_mask` shows."
+    """What turns prompts into masks. May have `predict_face(landmarks, parts, species) -> dict[part, (mask, score)]`, and
+    `person = False` where hair, ears and neck need not lie on what `person_mask` shows."""
     name:str
     def set_image(self, image:np.ndarray) -> None: ...  # uint8 [H, W, 3] RGB
     def predict(self, prompt:Prompt, mask=None) -> tuple[np.ndarray, float]: ...  # bool [H, W], quality 0-1; `mask`: known already, bool [H, W], with the last point as a click on it
@@ -287,7 +290,8 @@ class Segmentation:
         asked = [s for part, s in self.parts.items() if part in _CONTOUR and not s.left]
         return float(np.mean([0. if s.fallback else s.score*s.outline_iou for s in asked] or 0.))
 
-_ORDER = ("left_eye", "right_eye", "glasses", "left_brow", "right_brow", "mouth", "nose", "hair", "left_ear", "right_ear",
+_ORDER = ("left_eye", "right_eye", "glasses", "left_brow", "right_brow", "mouth", "nose", "hair",
+          "left_ear", "right_ear",
           "skin", "neck", "instrument")  # topmost first
 _INSTRUMENT_ABOVE = {Species.GLASSES: "left_eye", Species.PAPERMASK: "left_brow", Species.RIGIDMASK: "left_brow",
                      Species.FLEXIBLEMASK: "left_brow", Species.WIG: "hair"}
@@ -338,7 +342,8 @@ def segment(
 
 TILT = 20.   # degrees: a face that leans farther is turned upright for the segmenter
 
-def _levelled(image, landmarks, segmenter):   # the picture turned about its middle until the eyes lie level, all of it in sight; landmarks in it; the turn
+def _levelled(image, landmarks, segmenter):
+    "The picture turned about its middle until the eyes lie level, all of it in sight; landmarks in it; the turn."
     right = np.subtract(*landmarks.points[list(EYE_CORNERS[::-1]), :2])
     roll = float(np.degrees(np.arctan2(right[1], right[0])))
     if abs(roll) < TILT or not getattr(segmenter, "upright", False): return image, landmarks, None
@@ -354,7 +359,8 @@ def _levelled(image, landmarks, segmenter):   # the picture turned about its mid
 def _turned_back(found, turn):
     if turn is None: return found
     def back(mask):
-        return cv2.warpAffine(mask.astype(np.float32), turn, mask.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP) > .5
+        kind = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(mask.astype(np.float32), turn, mask.shape[::-1], flags=kind) > .5
     return {part: (back(mask), score) for part, (mask, score) in found.items()}
 
 def _order(segmenter, species, glasses=None):
@@ -379,7 +385,8 @@ def _person(image, oval):   # bool [H, W]: the pixels of the person; all where n
     shown = person_mask(image) > .5
     return shown if shown[oval].mean() > .9 else np.ones(oval.shape, bool)
 
-def _settled(found, order, landmarks, image, species, segmenter):   # the masks of all parts, held to where they may be, as one map
+def _settled(found, order, landmarks, image, species, segmenter):
+    "The masks of all parts, held to where they may be, as one map."
     shape, d, outlines = image.shape[:2], landmarks.eye_distance, part_outlines(landmarks)
     zones = {p: polygon_mask(o, shape) for p, o in outlines.items()} | _worn(landmarks, shape, species)
     oval = max(1, zones["oval"].sum())
@@ -468,14 +475,14 @@ def _mobile_sam():
     return sam_model_registry["vit_t"]()
 
 def _believed(**least):   # what `bench/train_face_sam_tiny` measures, for the parts of both sides
-    sided = ("brow", "ear", "eye")
-    return tuple((f"{side}{part}", rating) for part, rating in least.items() for side in (("left_", "right_") if part in sided else ("",)))
+    def names(part): return (f"left_{part}", f"right_{part}") if part in ("brow", "ear", "eye") else (part,)
+    return tuple((name, rating) for part, rating in least.items() for name in names(part))
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {
     "face_sam_tiny": Checkpoint(face_sam_tiny, "face_sam_tiny.safetensors", "", 7_654_040,
-                                "sha256:4ee0f687f86e1539fc4af58a7977d8911aa35f462f683352162b4939fbb825d8", outlines=True, least=_believed(
-                                    brow=0., ear=.5, eye=.55, glasses=.4, hair=.35, instrument=0., mouth=.65, neck=0., nose=2., skin=.5)),
+        "sha256:4ee0f687f86e1539fc4af58a7977d8911aa35f462f683352162b4939fbb825d8", outlines=True,
+        least=_believed(brow=0., ear=.5, eye=.55, glasses=.4, hair=.35, instrument=0., mouth=.65, neck=0., nose=2., skin=.5)),
     "sam_vit_b": Checkpoint("vit_b", "sam_vit_b_01ec64.pth", _SAM + "sam_vit_b_01ec64.pth", 375_042_383,
                             "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
     "sam_vit_l": Checkpoint("vit_l", "sam_vit_l_0b3195.pth", _SAM + "sam_vit_l_0b3195.pth", 1_249_524_607,
@@ -658,11 +665,12 @@ class SamSegmenter:
         if self.outlines: parts = tuple(p for p in parts if p != "instrument" or species not in PLANAR)   # whole sheets and screens were not in its training
         asked = (*parts, *HALVES) if "instrument" in parts and species in HALVED else parts
         worn = ("instrument", Species.GLASSES) if self.outlines else ("glasses", species)    # asked for with all that the frame encloses
-        prompts = [part_prompts(face, *worn) if p == "glasses" else part_prompts(face, p, species) for face in landmarks for p in asked]
+        prompts = [part_prompts(face, *(worn if p == "glasses" else (p, species))) for face in landmarks for p in asked]
         priors = np.concatenate([self._known(face, asked, species, size) for face, size in zip(landmarks, sizes)])
         answers = self._ask(prompts, priors, features, sizes, np.repeat(np.arange(len(sizes)), len(asked)))
         found = [dict(zip(asked, answers[i*len(asked):])) for i in range(len(sizes))]
-        if asked != parts: found = [f | {"instrument": max(f["instrument"], *(f.pop(half) for half in HALVES), key=lambda answer: answer[1])} for f in found]
+        if asked == parts: return found
+        for f in found: f["instrument"] = max(f["instrument"], *(f.pop(half) for half in HALVES), key=lambda answer: answer[1])
         return found
 
     def _known(self, landmarks, parts, species, size):

@@ -150,8 +150,10 @@ def show_scores(
         heights = [-np.histogram(scores[species == s], bins)[0] for s in attacks]
         colors = plt.cm.tab10([3, 1, 4, 5, 6, 0, 8, 9, 7])   # all but green, which is bona fide
         for i, (s, h) in enumerate(zip(attacks, heights)):
-            ax.bar(bins[:-1], h, np.diff(bins), sum(heights[:i], np.zeros(30)), align="edge", color=colors[i % len(colors)], label=s)
-    ax.yaxis.set_major_locator(plt.MaxNLocator(5, integer=True)); ax.yaxis.set_major_formatter(lambda y, _: f"{abs(y):g}")   # counts, on both sides
+            ax.bar(bins[:-1], h, np.diff(bins), sum(heights[:i], np.zeros(30)), align="edge",
+                   color=colors[i % len(colors)], label=s)
+    ax.yaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
+    ax.yaxis.set_major_formatter(lambda y, _: f"{abs(y):g}")   # counts, on both sides
     ax.set_ylabel("bona fide above,\nattacks below" if attacks else "count", fontsize=7)
     if threshold is not None: ax.axvline(threshold, color="black", lw=1, ls="--")
     ax.set_xlabel("score  (F_attack - F_real)", fontsize=8); ax.legend(fontsize=6, frameon=False)
@@ -184,6 +186,8 @@ def show_det(
             set_scale("function", functions=(lambda x: norm.ppf(np.clip(x, edge, 1 - edge)), norm.cdf))
             axis.set_ticks(ticks, [f"{100*x:g}" for x in ticks]); axis.set_minor_locator(plt.NullLocator())
         ax.set(xlim=(edge, 1 - edge), ylim=(edge, 1 - edge))
-    ax.set_xlabel("BPCER" if roc else "APCER, %", fontsize=8); ax.set_ylabel("1 - APCER" if roc else "BPCER, %", fontsize=8); ax.tick_params(labelsize=7)
+    ax.set_xlabel("BPCER" if roc else "APCER, %", fontsize=8)
+    ax.set_ylabel("1 - APCER" if roc else "BPCER, %", fontsize=8)
+    ax.tick_params(labelsize=7)
     if title: ax.set_title(title, fontsize=8)
     return ax

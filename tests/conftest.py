@@ -13,10 +13,12 @@ def call(*command, **kwargs):
     return subprocess.run([str(BIN/command[0]), *map(str, command[1:])], capture_output=True, text=True, **kwargs)
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "long: whole commands again under rarer circumstances; `make test-long`, not part of `make test`")
+    config.addinivalue_line("markers", "long: whole commands again under rarer circumstances; `make test-long`, not "
+                            "part of `make test`")
 
 def pytest_collection_modifyitems(items):
-    "What needs the reproduction comes last, longest first: then it is made while nothing else waits, and no worker ends long before the other."
+    """What needs the reproduction comes last, longest first: then it is made while nothing else waits, and no worker
+    ends long before the other."""
     long = ["test_cluster.py", "test_smoke.py"]
     items.sort(key=lambda item: ("smoke" in item.fixturenames, item.path.name not in long))
 

@@ -30,7 +30,8 @@ def album(folder):
         if not path.exists():
             noise = np.random.default_rng(i).normal(0, 6, photo.shape)
             Image.fromarray((photo + noise).clip(0, 255).astype(np.uint8)).save(path)
-        presentations.append(Presentation(f"photos/{i}", "photos", str(i), "", "", ("bona_fide", "prints", "glasses")[i % 3], str(path)))
+        presentations.append(Presentation(f"photos/{i}", "photos", str(i), "", "",
+                                          ("bona_fide", "prints", "glasses")[i % 3], str(path)))
     return presentations
 
 def kill_when(call, finished, at_least):
@@ -56,7 +57,8 @@ def whole(tmp_path_factory):
 
 def test_killed_extraction_goes_on(whole, tmp_path):
     root, people = whole
-    kept = kill_when(f"extract_frames(album({str(root)!r}), {str(tmp_path)!r}, n=1, size=96, workers=1, progress=False)",
+    kept = kill_when(f"extract_frames(album({str(root)!r}), {str(tmp_path)!r}, n=1, size=96, workers=1, "
+                     "progress=False)",
                      lambda: list(tmp_path.glob("*.npz")), 3)
     assert 3 <= len(kept) < N
     summary = extract_frames(people, tmp_path, n=1, size=96, workers=1, progress=False)
@@ -67,7 +69,8 @@ def test_killed_extraction_goes_on(whole, tmp_path):
 
 def test_killed_annotation_goes_on(whole, tmp_path):
     root, people = whole
-    kept = kill_when(f"annotate_dataset(album({str(root)!r}), {str(root/'frames')!r}, {str(tmp_path)!r}, workers=1, progress=False)",
+    kept = kill_when(f"annotate_dataset(album({str(root)!r}), {str(root/'frames')!r}, {str(tmp_path)!r}, workers=1, "
+                     "progress=False)",
                      lambda: list(tmp_path.glob("rows/*.json")), 3)
     assert 3 <= len(kept) < N
     summary = annotate_dataset(people, root/"frames", tmp_path, workers=1, progress=False)
@@ -104,7 +107,8 @@ def test_workers_are_killed_in_the_middle(whole, tmp_path):
     "On a cluster of two workers; others take their places, and the result is complete and the same."
     from distributed import Client, LocalCluster
     root, people = whole
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0",
+                      silence_logs=50) as cluster, Client(cluster) as client:
         victims = [nanny.pid for nanny in cluster.workers.values()]
         def kill():   # one while faces are cut, one while they are annotated
             for victim, finished in zip(victims, ("frames/*.npz", "annotation/rows/*.json")):
@@ -117,7 +121,8 @@ def test_workers_are_killed_in_the_middle(whole, tmp_path):
         killer.join(20)
         assert not killer.is_alive() and not set(victims) & set(client.run(os.getpid).values())
     ids = [p.id for p in people]
-    assert summary.ok and summary.done == N and AnnotationStore(tmp_path/"annotation").hash(ids) == AnnotationStore(root/"annotation").hash(ids)
+    assert summary.ok and summary.done == N and AnnotationStore(tmp_path/"annotation").hash(ids) == AnnotationStore(
+        root/"annotation").hash(ids)
 
 def test_painted_pixels_survive_another_annotation(whole, tmp_path):
     "Glasses, background and ignored pixels that a person painted are kept, and the loss leaves the ignored ones out."
@@ -139,17 +144,25 @@ def test_painted_pixels_survive_another_annotation(whole, tmp_path):
     assert labels.regions[0, y, x] == 0 and not labels.depth[0][np.isin(labels.regions[0], (0, 11, 255))].any()
 
 def test_command_samples_tries_again_corrects_and_exports(tmp_path):
-    "On a table of files: some of it, then all with a bad file, then the bad file alone once it is mended, then a corrected map, and COCO."
+    """On a table of files: some of it, then all with a bad file, then the bad file alone once it is mended, then a
+    corrected map, and COCO."""
     folder = tmp_path/"own"; folder.mkdir()
-    for i in range(4): Image.fromarray(np.clip(astronaut()[:320, 60:380] + np.random.default_rng(i).normal(0, 8, (320, 320, 3)), 0, 255).astype(np.uint8)).save(folder/f"{i}.png")
+    for i in range(4):
+        Image.fromarray(np.clip(astronaut()[:320, 60:380] + np.random.default_rng(i).normal(0, 8, (320, 320, 3)), 0,
+                                255).astype(np.uint8)).save(folder/f"{i}.png")
     good = (folder/"2.png").read_bytes(); (folder/"2.png").write_bytes(good[:2000])
-    (folder/"table.csv").write_text("path,species,subject\n" + "".join(f"{i}.png,{'prints' if i % 2 else 'bona_fide'},{i}\n" for i in range(4)))
-    def annotate(*more): return call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--frames", "1", "--size", "96", "--segmenter", "polygon", "--quiet", "--workers", "1", "--json", *more)
+    (folder/"table.csv").write_text("path,species,subject\n"
+                                    + "".join(f"{i}.png,{'prints' if i % 2 else 'bona_fide'},{i}\n" for i in range(4)))
+    def annotate(*more):
+        return call("fas_annotate", "table", folder/"table.csv", "--out", tmp_path/"out", "--frames", "1", "--size",
+                    "96", "--segmenter", "polygon", "--quiet", "--workers", "1", "--json", *more)
     told = lambda done: json.loads(done.stdout)
     some = annotate("--limit", "2")
-    assert some.returncode == 1 and told(some)["presentations"] == 2 and told(some)["annotated"] == 1, some.stderr      # 0 and 2, which is broken
+    # 0 and 2, which is broken
+    assert some.returncode == 1 and told(some)["presentations"] == 2 and told(some)["annotated"] == 1, some.stderr
     whole = told(annotate())
-    assert (whole["annotated"], whole["already_there"], len(whole["failed"])) == (2, 1, 1) and "2.png" in whole["failed"][0][0]
+    assert (whole["annotated"], whole["already_there"],
+            len(whole["failed"])) == (2, 1, 1) and "2.png" in whole["failed"][0][0]
     (folder/"2.png").write_bytes(good)
     again = annotate("--only-failed")
     assert again.returncode == 0 and (told(again)["presentations"], told(again)["annotated"]) == (1, 1), again.stderr
@@ -160,5 +173,6 @@ def test_command_samples_tries_again_corrects_and_exports(tmp_path):
     Image.fromarray(mended).save(tmp_path/"mended"/regions[0].parent.name/regions[0].name)
     assert "1 skin" in (tmp_path/"out/annotations/regions/legend.gpl").read_text()
     last = annotate("--corrections", tmp_path/"mended", "--coco", tmp_path/"coco.json")
-    assert last.returncode == 0 and told(last)["corrected"] == 1 and (np.array(Image.open(regions[0])) == mended).all(), last.stderr
+    assert last.returncode == 0 and told(last)["corrected"] == 1 and (np.array(Image.open(regions[0]))
+                                                                      == mended).all(), last.stderr
     assert len(json.loads((tmp_path/"coco.json").read_text())["images"]) == 4

@@ -47,7 +47,8 @@ def test_mistakes_end_in_one_line(command, code, says, tmp_path, monkeypatch, ca
 
 def test_a_mistake_ends_the_process_with_its_code(tmp_path):
     done = call("fas_run", "--variant", "theirs", "--profile", "smoke", "--root", tmp_path, cwd=tmp_path)
-    assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr and len(
+        done.stderr.strip().splitlines()) == 1, done.stderr
 
 def test_check_reports_a_missing_folder(tmp_path):
     done = call("fas_check", "oulu_npu", "nowhere", "--quiet", cwd=tmp_path)
@@ -61,23 +62,32 @@ def test_results_go_where_the_user_works(tmp_path):
         assert Path(call("python", "-c", code, tmp_path/folder).stdout.strip()) == tmp_path/expected
 
 def test_predict_on_everything(smoke, tmp_path):
-    "A picture, a video, a folder with a broken file, a stream in place of a camera: one row each, a sheet of maps for each verdict, and the bad file named."
+    """A picture, a video, a folder with a broken file, a stream in place of a camera: one row each, a sheet of maps
+    for each verdict, and the bad file named."""
     run = next((smoke/"runs").glob("*/result.json")).parent
     frames = smoke/"data/smoke"
     video = next(p for p in sorted((frames/"oulu_npu").rglob("*_1.avi")))
-    (tmp_path/"in").mkdir(); shutil.copy(video, tmp_path/"in/clip.avi"); (tmp_path/"in/broken.png").write_bytes(b"no picture")
+    (tmp_path/"in").mkdir()
+    shutil.copy(video, tmp_path/"in/clip.avi")
+    (tmp_path/"in/broken.png").write_bytes(b"no picture")
     from fas_nb.decision import video_frames
     from PIL import Image
     Image.fromarray(video_frames(video, 1)[0]).save(tmp_path/"in/photo.png")
-    done = call("fas_predict", tmp_path/"in", video, "--model", run/"model.safetensors", "--threshold", "0", "--overlay", tmp_path/"out", "--json", "--frames", "2")
+    done = call("fas_predict", tmp_path/"in", video, "--model", run/"model.safetensors", "--threshold", "0",
+                "--overlay", tmp_path/"out", "--json", "--frames", "2")
     rows = {Path(r["file"]).name: r for r in json.loads(done.stdout)}
-    assert done.returncode == 1 and "Traceback" not in done.stderr and set(rows) == {"broken.png", "clip.avi", "photo.png", video.name}
+    assert done.returncode == 1 and "Traceback" not in done.stderr and set(rows) == {"broken.png", "clip.avi",
+                                                                                     "photo.png", video.name}
     assert "known format" in rows["broken.png"]["error"]
-    assert rows["clip.avi"]["score"] == rows[video.name]["score"] and any("frames" in w for w in rows["clip.avi"]["warnings"])
+    assert rows["clip.avi"]["score"] == rows[video.name]["score"] and any("frames" in w
+                                                                          for w in rows["clip.avi"]["warnings"])
     for r in rows.values():
         if "error" in r: continue
-        assert r["label"] in ("attack", "bona_fide") and Path(r["overlay"]).stat().st_size > 5000 and any("rendered" in w for w in r["warnings"])
-    streamed = call("fas_predict", "--camera", video, "--model", run/"model.safetensors", "--threshold", "0", "--frames", "1")
+        assert r["label"] in ("attack", "bona_fide") and Path(r["overlay"]).stat().st_size > 5000 and any(
+            "rendered" in w for w in r["warnings"])
+    streamed = call("fas_predict", "--camera", video, "--model", run/"model.safetensors", "--threshold", "0",
+                    "--frames", "1")
     assert streamed.returncode == 0 and "F_attack" in streamed.stdout, streamed.stderr
     absent = call("fas_predict", "--camera", "97", "--model", run/"model.safetensors", "--threshold", "0")
-    assert absent.returncode == 2 and "gives no picture" in absent.stderr and len(absent.stderr.strip().splitlines()) == 1, absent.stderr
+    assert absent.returncode == 2 and "gives no picture" in absent.stderr and len(
+        absent.stderr.strip().splitlines()) == 1, absent.stderr

@@ -14,13 +14,16 @@ EXAMPLES = {  # two names of each data set: a bona fide presentation and an atta
     "wmca": ("face-station/17.01.18/035_01_000_0_00.h5", "face-station/17.01.18/530_03_001_2_18.h5"),
     "oulu_npu": ("Train_files/1_1_01_1.avi", "Test_files/6_3_55_5.avi"),
     "casia_fasd": ("train_release/1/HR_1.avi", "test_release/30/8.avi"),
-    "msu_mfsd": ("scene01/real/real_client001_android_SD_scene01.mp4", "scene01/attack/attack_client051_laptop_SD_printed_photo_scene01.mov"),
+    "msu_mfsd": ("scene01/real/real_client001_android_SD_scene01.mp4",
+                 "scene01/attack/attack_client051_laptop_SD_printed_photo_scene01.mov"),
     "replay_attack": ("devel/real/client003_session01_webcam_authenticate_adverse_1.mov",
                       "test/attack/hand/attack_print_client009_session01_highdef_photo_controlled.mov")}
 CARDED = [name for name in LAYOUTS if name != "table"]   # files of one's own have no card of ours
-ROWS = ("creator / distributor", "link", "access", "licence", "consent", "people", "recorded", "modality", "sensors", "sensitive", "known bias", "limits", "splits",
+ROWS = ("creator / distributor", "link", "access", "licence", "consent", "people", "recorded", "modality", "sensors",
+        "sensitive", "known bias", "limits", "splits",
         "known defects", "used for", "cite", "sources")
-REQUIRED = ("name", "description", "license", "citeAs", "creator", "url", "rai:dataCollection", "rai:personalSensitiveInformation",
+REQUIRED = ("name", "description", "license", "citeAs", "creator", "url", "rai:dataCollection",
+            "rai:personalSensitiveInformation",
             "rai:dataUseCases", "rai:dataLimitations", "rai:dataBiases", "rai:dataReleaseMaintenancePlan")
 
 @pytest.mark.parametrize("name", [*CARDED, "rendered"])
@@ -28,7 +31,8 @@ def test_card_is_complete(name):
     card = json.loads((CARDS/f"{name}.json").read_text())
     assert card["name"] == name and card["isLiveDataset"] is False
     assert not [key for key in REQUIRED if not card.get(key)]
-    assert all(part["@type"] == "cr:FileSet" for part in card["distribution"]), "nothing is distributed: no file object, no address of one"
+    assert all(part["@type"] == "cr:FileSet"
+               for part in card["distribution"]), "nothing is distributed: no file object, no address of one"
     assert "contentUrl" not in json.dumps(card)
     readable = (CARDS/f"{name}.md").read_text()
     assert f"({name}.json)" in readable and card["citeAs"] in readable
@@ -36,7 +40,8 @@ def test_card_is_complete(name):
 @pytest.mark.parametrize("name", CARDED)
 def test_card_finds_what_the_reader_finds(name):
     card = json.loads((CARDS/f"{name}.json").read_text())
-    globs = [g for part in card["distribution"] for g in ([part["includes"]] if isinstance(part["includes"], str) else part["includes"])]
+    globs = [g for part in card["distribution"]
+             for g in ([part["includes"]] if isinstance(part["includes"], str) else part["includes"])]
     for path in EXAMPLES[name]:
         assert LAYOUTS[name].grammar.fullmatch(str(Path(path).with_suffix("")))
         assert any(fnmatch(path, g) and path.count("/") == g.count("/") for g in globs), f"{path} is in none of {globs}"
@@ -45,7 +50,8 @@ def test_card_finds_what_the_reader_finds(name):
 def test_card_is_valid_croissant(name):
     import mlcroissant
     metadata = mlcroissant.Dataset(jsonld=CARDS/f"{name}.json").metadata
-    assert metadata.name == name and not metadata.issues.errors and not metadata.issues.warnings, metadata.issues.report()
+    assert (metadata.name == name and not metadata.issues.errors
+            and not metadata.issues.warnings), metadata.issues.report()
 
 def test_a_broken_card_is_refused(tmp_path):
     import mlcroissant
@@ -56,10 +62,12 @@ def test_a_broken_card_is_refused(tmp_path):
 @pytest.mark.parametrize("name", CARDED)
 def test_page_and_card_say_the_same(name):
     card, page = json.loads((CARDS/f"{name}.json").read_text()), (CARDS/f"{name}.md").read_text()
-    rows = dict(line.strip("| ").split(" | ", 1) for line in page.splitlines() if line.startswith("| ") and " | " in line.strip("| "))
+    rows = dict(line.strip("| ").split(" | ", 1) for line in page.splitlines() if line.startswith("| ")
+                and " | " in line.strip("| "))
     assert list(rows) == list(ROWS)
     whole = json.dumps(card, ensure_ascii=False)
-    for row in ("creator / distributor", "licence", "limits", "splits", "known defects", "known bias", "used for", "cite", "sources", "modality", "sensors"):
+    for row in ("creator / distributor", "licence", "limits", "splits", "known defects", "known bias", "used for",
+                "cite", "sources", "modality", "sensors"):
         assert rows[row].removesuffix(".") in whole, f"{row}: {rows[row]}"
     assert card["url"] in rows["link"]
 

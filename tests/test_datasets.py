@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import trees
 from conftest import ROOT, call
-from fas_nb.datasets import (LAYOUTS, WMCA_INSTRUMENTS, given_faces, open_dataset, presentation_of, read_depth, read_frame, read_frames,
+from fas_nb.datasets import (LAYOUTS, WMCA_INSTRUMENTS, given_faces, open_dataset, presentation_of, read_depth,
+                             read_frame, read_frames,
                              scan_dataset)
 from fas_nb.maps import FrameStore
 from fas_nb.synthetic import RENDER_PROFILES, render_plan
@@ -23,10 +24,12 @@ SOME = settings(max_examples=60, deadline=None)
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 def name_of(p):
-    "The path that a data set's own naming gives to a record: written from the records, the other way round than the readers."
+    """The path that a data set's own naming gives to a record: written from the records, the other way round than the
+    readers."""
     a = p.attrs
     if p.dataset == "oulu_npu": return f"{a['split'].title()}_files/{a['phone']}_{p.session}_{p.subject}_{a['file']}"
-    if p.dataset == "casia_fasd": return f"{a['split']}_release/{int(p.subject) - 20*(a['split'] == 'test')}/{a['stem']}"
+    if p.dataset == "casia_fasd":
+        return f"{a['split']}_release/{int(p.subject) - 20*(a['split'] == 'test')}/{a['stem']}"
     if p.dataset == "wmca":
         kind, pai = a["instrument"].split("_")
         return f"face-station/{a['date']}/{p.subject}_{p.session}_{a['presenter']}_{kind}_{pai}"
@@ -49,20 +52,23 @@ def canonical(dataset, inside): return inside if dataset != "casia_fasd" else re
 @pytest.mark.parametrize("dataset", NAMED)
 def test_every_name_of_the_grammar_round_trips(dataset):
     pattern = readable(dataset) if dataset != "wmca" else st.builds(
-        lambda day, client, session, presenter, kind: f"face-station/{day:02}.01.18/{client:03}_{session:02}_{presenter:03}_{kind[0]}_{kind[1]:02}",
+        lambda day, client, session, presenter,
+        kind: f"face-station/{day:02}.01.18/{client:03}_{session:02}_{presenter:03}_{kind[0]}_{kind[1]:02}",
         st.integers(1, 31), st.integers(0, 999), st.integers(1, 7), st.integers(0, 999),
         st.sampled_from([(k, pai) for table in WMCA_INSTRUMENTS.values() for k, pais in table.items() for pai in pais]))
     @SOME
     @given(inside=pattern)
     def check(inside):
         p = presentation_of(dataset, inside)
-        assert name_of(p) == canonical(dataset, inside) and p.id == f"{dataset}/{inside}" and p.species in set(Species) and inside.isascii()
+        assert name_of(p) == canonical(dataset, inside) and p.id == f"{dataset}/{inside}" and p.species in set(
+            Species) and inside.isascii()
     check()
 
 @pytest.mark.parametrize("dataset", NAMED)
 def test_a_name_with_one_character_changed_is_another_record_or_none(dataset):
     base = next(iter(LAYOUTS[dataset].release(()))) if dataset in ("oulu_npu", "casia_fasd", "msu_mfsd") else {
-        "wmca": "face-station/17.01.18/002_01_003_2_81", "replay_attack": "devel/attack/hand/attack_mobile_client005_session01_mobile_photo_adverse"}[dataset]
+        "wmca": "face-station/17.01.18/002_01_003_2_81",
+        "replay_attack": "devel/attack/hand/attack_mobile_client005_session01_mobile_photo_adverse"}[dataset]
     @SOME
     @given(at=st.integers(0, len(base) - 1), new=st.characters(min_codepoint=32, max_codepoint=0x2100))
     def check(at, new):
@@ -81,31 +87,44 @@ def test_any_tree_of_the_layout_writer_reads_back(dataset, tmp_path_factory):
         root = tmp_path_factory.mktemp("tree")/dataset
         items = [plan[i] for i in sorted(chosen)]
         for item in items:
-            path = root/item.path; path.parent.mkdir(parents=True, exist_ok=True); path.write_bytes(b"x"*(1 + len(item.path)))
-        if stray: (root/LAYOUTS[dataset].folders[0]).mkdir(parents=True, exist_ok=True); (root/LAYOUTS[dataset].folders[0]/f"x{LAYOUTS[dataset].extensions[0]}").touch()
+            path = root/item.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x"*(1 + len(item.path)))
+        if stray:
+            (root/LAYOUTS[dataset].folders[0]).mkdir(parents=True, exist_ok=True)
+            (root/LAYOUTS[dataset].folders[0]/f"x{LAYOUTS[dataset].extensions[0]}").touch()
         scan = scan_dataset(dataset, root)
         found = {p.id: p for p in scan.presentations}
         assert len(found) == len(items) and len(scan.strangers) == stray
         for item in items:
             p = found[f"{dataset}/{Path(item.path).with_suffix('')}"]
-            assert (str(p.species), p.path, scan.sizes[p.id]) == (str(item.species), str(root/item.path), 1 + len(item.path))
+            assert (str(p.species), p.path, scan.sizes[p.id]) == (str(item.species), str(root/item.path),
+                                                                  1 + len(item.path))
             assert "split" not in p.attrs or p.attrs["split"] == own.get(item.split.lower(), item.split.lower())
-            assert name_of(p) == str(Path(item.path).with_suffix(""))                              # subject, session and device are in the name
-            if size := LAYOUTS[dataset].size(p): assert (size[0] > size[1]) == (item.size[0] > item.size[1])    # which device says what is upright
+            # subject, session and device are in the name
+            assert name_of(p) == str(Path(item.path).with_suffix(""))
+            # which device says what is upright
+            if size := LAYOUTS[dataset].size(p): assert (size[0] > size[1]) == (item.size[0] > item.size[1])
         records = [(found[f"{dataset}/{Path(item.path).with_suffix('')}"], item) for item in items]
-        assert len({(p.subject, item.subject) for p, item in records}) == len({p.subject for p, _ in records}) == len({item.subject for _, item in records})
-        if dataset == "oulu_npu": assert len({(p.device, item.camera) for p, item in records}) == len({p.device for p, _ in records})
+        assert len({(p.subject, item.subject) for p, item in records}) == len({p.subject for p, _ in records}) == len(
+            {item.subject for _, item in records})
+        if dataset == "oulu_npu":
+            assert len({(p.device, item.camera) for p, item in records}) == len({p.device for p, _ in records})
     check()
 
-WORDS = st.text(st.characters(categories=["L", "Nd", "Zs"], include_characters="-_'\",;"), min_size=1, max_size=12).map(str.strip).filter(bool)
+WORDS = st.text(st.characters(categories=["L", "Nd", "Zs"], include_characters="-_'\",;"), min_size=1,
+                max_size=12).map(str.strip).filter(bool)
 
 @FEW
-@given(rows=st.lists(st.tuples(WORDS, st.sampled_from(sorted(Species)), WORDS, st.sampled_from(["train", "dev", "test"])), min_size=1, max_size=8, unique_by=lambda r: r[0]),
+@given(rows=st.lists(st.tuples(WORDS, st.sampled_from(sorted(Species)),
+                               WORDS, st.sampled_from(["train", "dev", "test"])), min_size=1, max_size=8,
+                     unique_by=lambda r: r[0]),
        kind=st.sampled_from(["csv", "parquet"]))
 def test_any_table_reads_back(tmp_path_factory, rows, kind):
     root = tmp_path_factory.mktemp("table")
     for i, _ in enumerate(rows): (root/f"{i}.png").write_bytes(b"x")
-    table = pd.DataFrame([dict(path=f"{i}.png", species=str(s), subject=who, split=split) for i, (who, s, _, split) in enumerate(rows)])
+    table = pd.DataFrame([dict(path=f"{i}.png", species=str(s), subject=who, split=split)
+                          for i, (who, s, _, split) in enumerate(rows)])
     table.to_csv(root/"table.csv", index=False) if kind == "csv" else table.to_parquet(root/"table.parquet")
     found = {p.id: (p.subject, p.species, p.attrs["split"]) for p in open_dataset("table", root)}
     assert found == {f"table/{i}.png": (who.strip(), s, split) for i, (who, s, _, split) in enumerate(rows)}
@@ -118,7 +137,8 @@ def test_face_files_of_the_trees_read_back(name, tmp_path):
     assert set(range(trees.FRAMES)) - set(faces) == {"replay_attack": {3}, "wmca": {5}}.get(name, set())
     box = {"replay_attack": [8, 6, 24, 18], "msu_mfsd": [6, 4, 18, 12], "wmca": [4, 6, 12, 18]}.get(name)
     assert (faces[0].box is None) if box is None else (faces[0].box == box).all()
-    if faces[0].eyes is not None: assert faces[0].eyes[0, 0] < faces[0].eyes[1, 0]     # the subject's right eye is on the left of an unmirrored picture
+    # the subject's right eye is on the left of an unmirrored picture
+    if faces[0].eyes is not None: assert faces[0].eyes[0, 0] < faces[0].eyes[1, 0]
 
 def test_a_frame_container_with_a_gap_keeps_its_order(tmp_path):
     root = tmp_path/"wmca"
@@ -136,8 +156,8 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 480, 640, 3), dtype=np.uint8)
     trees.video(tmp_path/"short.avi", noise); trees.video(tmp_path/"long.avi", np.concatenate([noise]*10))
     code = ("import resource, sys; from fas_nb.datasets import iter_frames; from fas_nb.vocab import Presentation\n"
-            "n = sum(1 for _ in iter_frames(Presentation('x', '', '', '', '', '', sys.argv[1]), int(sys.argv[2]) or None))\n"
-            "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+            "n = sum(1 for _ in iter_frames(Presentation('x', '', '', '', '', '', sys.argv[1]), "
+            "int(sys.argv[2]) or None))\n" "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
     def peak(name, n): return [int(v) for v in call("python", "-c", code, tmp_path/name, n).stdout.split()]
     assert (tmp_path/"long.avi").stat().st_size > 60e6
     for n in (0, 10):
@@ -170,63 +190,81 @@ def test_a_table_is_checked_annotated_trained_and_tested(tmp_path):
         for i in range(people):
             for species, contrast in (("bona_fide", 1.), ("prints", .5)):
                 name = f"{split}{i}_{species}.png"
-                image = np.clip((face - 128.)*contrast + 128 + rng.normal(0, 4, face.shape) + 6*i, 0, 255).astype(np.uint8)
+                image = np.clip((face - 128.)*contrast + 128 + rng.normal(0, 4, face.shape) + 6*i, 0,
+                                255).astype(np.uint8)
                 cv2.imwrite(str(folder/name), image[..., ::-1]); lines.append(f"{name},{species},{split}{i},{split}")
     (folder/"table.csv").write_text("\n".join(lines))
     done = call("fas_check", "table", folder/"table.csv", "--deep", "1", "--quiet")
     assert done.returncode == 0 and "train  bona_fide" in done.stdout, done.stdout + done.stderr
-    done = call("fas_annotate", "table", folder/"table.csv", "--profile", "smoke", "--segmenter", "polygon", "--root", tmp_path, "--workers", "1", "--quiet")
+    done = call("fas_annotate", "table", folder/"table.csv", "--profile", "smoke", "--segmenter", "polygon", "--root",
+                tmp_path, "--workers", "1", "--quiet")
     assert done.returncode == 0 and "14 presentations: 14 annotated" in done.stdout, done.stdout + done.stderr
     stamps = {f: f.stat().st_mtime_ns for f in (tmp_path/"runs/stores").rglob("*.*")}
-    done = call("fas_run", "--protocol", "table/own", "--profile", "smoke", "--set", "training.steps=4", "--set", "segmenter=polygon", "--data-root", tmp_path/"data",
+    done = call("fas_run", "--protocol", "table/own", "--profile", "smoke", "--set", "training.steps=4", "--set",
+                "segmenter=polygon", "--data-root", tmp_path/"data",
                 "--root", tmp_path, "--workers", "1", "--quiet", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"origin": "real"' in done.stdout and "table/own" in done.stdout
-    assert {f: f.stat().st_mtime_ns for f in (tmp_path/"runs/stores").rglob("*.*")} == stamps      # what was annotated is found, and nothing is done twice
+    # what was annotated is found, and nothing is done twice
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path/"runs/stores").rglob("*.*")} == stamps
 
 def test_three_commands_lead_from_unpacking_to_annotation_and_on_to_a_run(tmp_path):
-    "The commands that the notebook shows, on a small WMCA whose lists and face files lie apart; the run finds what they made."
-    page = json.loads((ROOT/"nbs/13_check.ipynb").read_text())["cells"]
-    shown = next(block.split("\n") for c in page for block in re.findall(r"```\n(fas_check wmca.*?)\n```", "".join(c["source"]), re.DOTALL))
+    """The commands that the notebook shows, on a small WMCA whose lists and face files lie apart; the run finds what
+    they made."""
+    page = json.loads((ROOT/"nbs/17_check.ipynb").read_text())["cells"]
+    shown = next(block.split("\n") for c in page
+                 for block in re.findall(r"```\n(fas_check wmca.*?)\n```", "".join(c["source"]), re.DOTALL))
     check, deep, annotate = [line.split("#")[0].split() for line in shown]
     assert (check[0], deep[-1], annotate[0]) == ("fas_check", "--deep", "fas_annotate")
     trees.wmca(tmp_path/"data/wmca")
-    (tmp_path/"data/annotations").rename(tmp_path/"annotations"); (tmp_path/"data/wmca/protocols").rename(tmp_path/"lists")
-    small, here = ("--segmenter", "polygon", "--frames", "1", "--size", "96", "--workers", "1", "--quiet"), dict(cwd=tmp_path)
-    for command, said in ((check, "lists: grandtest"), (deep, "5 of them read"), ([*annotate, "--root", ".", *small], "30 presentations: 30 annotated")):
+    (tmp_path/"data/annotations").rename(tmp_path/"annotations")
+    (tmp_path/"data/wmca/protocols").rename(tmp_path/"lists")
+    small, here = ("--segmenter", "polygon", "--frames", "1", "--size", "96", "--workers", "1",
+                   "--quiet"), dict(cwd=tmp_path)
+    for command, said in ((check, "lists: grandtest"), (deep, "5 of them read"),
+                          ([*annotate, "--root", ".", *small], "30 presentations: 30 annotated")):
         done = call(*command, *(["--quiet"] if command[0] == "fas_check" else []), **here)
         assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
     store, = (tmp_path/"runs/stores").iterdir()
     boxes = FrameStore(store/"frames").boxes("wmca/face-station/17.01.18/001_01_000_0_00")
-    assert boxes.tolist() == [[4, 6, 12, 18]]                          # a plain colour, in which nobody is detected: the given face is cropped
+    # a plain colour, in which nobody is detected: the given face is cropped
+    assert boxes.tolist() == [[4, 6, 12, 18]]
 
     stamps = {f: f.stat().st_mtime_ns for f in store.rglob("*.*")}
-    run = ("fas_run", "--protocol", "wmca/LOO_glasses", "--profile", "smoke", "--set", "segmenter=polygon", "--set", "training.steps=4", "--data-root", "data",
+    run = ("fas_run", "--protocol", "wmca/LOO_glasses", "--profile", "smoke", "--set", "segmenter=polygon", "--set",
+           "training.steps=4", "--data-root", "data",
            "--root", ".", "--annotations", "annotations", "--protocols", "lists", "--workers", "1", "--quiet", "--json")
     done = call(*run, **here)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {f: f.stat().st_mtime_ns for f in store.rglob("*.*")} == stamps and [*(tmp_path/"runs/stores").iterdir()] == [store]
+    assert {f: f.stat().st_mtime_ns
+            for f in store.rglob("*.*")} == stamps and [*(tmp_path/"runs/stores").iterdir()] == [store]
     whole, = json.loads(done.stdout)
     lost = tmp_path/"data/wmca/face-station/17.01.18/001_01_000_0_00.h5"; lost.unlink()
     done = call(*run, **here)
-    assert done.returncode == 1 and lost.stem in done.stderr and "--partial" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.returncode == 1 and lost.stem in done.stderr and "--partial" in done.stderr and len(
+        done.stderr.splitlines()) == 1, done.stderr
     done = call(*run, "--partial", **here)
     part, = json.loads(done.stdout)
-    assert done.returncode == 0 and part["key"] != whole["key"] and part["presentations"]["train"] == whole["presentations"]["train"] - 1, done.stderr
-    done = call(*run[:-6], "--quiet", **here)                          # neither lists nor given faces: the lists are nowhere, and that is said
+    assert (done.returncode == 0 and part["key"] != whole["key"]
+            and part["presentations"]["train"] == whole["presentations"]["train"] - 1), done.stderr
+    # neither lists nor given faces: the lists are nowhere, and that is said
+    done = call(*run[:-6], "--quiet", **here)
     assert done.returncode == 1 and "PROTOCOL-grandtest.csv" in done.stderr, done.stderr
     done = call(*annotate[:3], "--annotations", "lists", "--root", ".", *small, **here)
     assert done.returncode == 2 and "holds no file of given faces" in done.stderr, done.stderr
 
 def test_face_crops_of_wmca_are_annotated_with_their_depth(tmp_path):
-    "The channels reach the workers that decode, though these do not learn what was presented; the depth plane becomes the depth map."
+    """The channels reach the workers that decode, though these do not learn what was presented; the depth plane
+    becomes the depth map."""
     import cv2
     from skimage.data import astronaut
     path = tmp_path/"wmca/face-station/17.01.18/001_01_000_0_00.h5"; path.parent.mkdir(parents=True)
     face = cv2.resize(astronaut()[:300, 80:380], (128, 128), interpolation=cv2.INTER_AREA)
     depth = np.tile(np.linspace(60, 200, 128).astype(np.uint8), (128, 1))
-    with h5py.File(path, "w") as file: file["data"] = np.stack([np.concatenate([face, depth[..., None]], -1).transpose(2, 0, 1)]*2)
-    command = "fas_annotate", "wmca", tmp_path/"wmca", "--frames", "1", "--size", "96", "--workers", "1", "--quiet", "--out", tmp_path/"out"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.stack([np.concatenate([face, depth[..., None]], -1).transpose(2, 0, 1)]*2)
+    command = ("fas_annotate", "wmca", tmp_path/"wmca", "--frames", "1", "--size", "96", "--workers", "1", "--quiet",
+               "--out", tmp_path/"out")
     done = call(*command)
     assert done.returncode == 1 and "name the channels" in done.stdout + done.stderr
     done = call(*command, "--channels", "rgb,depth")

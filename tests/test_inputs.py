@@ -24,7 +24,8 @@ def weights(tmp_path_factory):
     from fas_nb.decision import save_model
     from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
     torch.manual_seed(0)
-    spec = RunSpec(Fold("a", "b", "c", ("x",), (), ()), "full", ModelOptions(width=4), TrainingOptions(size=64), MCREAOptions(), ScoringOptions(size=64), 0, "", "", "")
+    spec = RunSpec(Fold("a", "b", "c", ("x",), (), ()), "full", ModelOptions(width=4), TrainingOptions(size=64),
+                   MCREAOptions(), ScoringOptions(size=64), 0, "", "", "")
     path = tmp_path_factory.mktemp("weights")/"model.safetensors"
     save_model(DCCDN(width=4), path, spec=spec, threshold=.1, origin="rendered", frame_size=96)
     return path
@@ -40,9 +41,14 @@ def test_training_and_verdict_read_alike(tmp_path):
     "Orientation, transparency, animation: `read_frames` and `read_image` give the same pixels."
     card = np.zeros((64, 96, 3), np.uint8); card[:32] = 200; card[:, :24, 0] = 255
     alpha = np.dstack([card, np.tile(np.uint8([0, 80, 255]), (64, 32))])
-    files = {f"exif{o}.{kind}": (Image.fromarray(card), o, {}) for o in range(1, 9) for kind in ("png", "jpg", "tif", "webp")}
-    files |= {"alpha.png": (Image.fromarray(alpha), 1, {}), "alpha.webp": (Image.fromarray(alpha), 1, dict(lossless=True)), "grey.png": (Image.fromarray(card[..., 0]), 6, {})}
-    files |= {f"moving.{kind}": (Image.fromarray(card), 1, dict(save_all=True, append_images=[Image.fromarray(card[::-1])])) for kind in ("gif", "webp", "png")}
+    files = {f"exif{o}.{kind}": (Image.fromarray(card), o, {}) for o in range(1, 9)
+             for kind in ("png", "jpg", "tif", "webp")}
+    files |= {"alpha.png": (Image.fromarray(alpha), 1, {}),
+              "alpha.webp": (Image.fromarray(alpha), 1, dict(lossless=True)),
+              "grey.png": (Image.fromarray(card[..., 0]), 6, {})}
+    files |= {f"moving.{kind}": (Image.fromarray(card),
+                                 1, dict(save_all=True, append_images=[Image.fromarray(card[::-1])]))
+              for kind in ("gif", "webp", "png")}
     for name, (image, orientation, how) in files.items():
         tag = Image.Exif(); tag[0x0112] = orientation
         image.save(tmp_path/name, **({} if name.endswith("gif") else dict(exif=tag)), **how)
@@ -50,12 +56,14 @@ def test_training_and_verdict_read_alike(tmp_path):
         assert len(frames) == 1 and np.array_equal(frames[0], read_image(tmp_path/name)), name
 
 def test_a_folder_from_a_phone_or_a_mac(weights, tmp_path, capsys):
-    "Companions and thumbnails are left alone, every picture is judged, what cannot be read is said, and an empty folder stops nothing."
+    """Companions and thumbnails are left alone, every picture is judged, what cannot be read is said, and an empty
+    folder stops nothing."""
     folder, empty = tmp_path/"mac", tmp_path/"empty"
     for d in (folder/".thumbnails", folder/"__MACOSX", empty): d.mkdir(parents=True)
     for name in ("ok.jpg", ".thumbnails/t.jpg"): Image.fromarray(astronaut()).save(folder/name)
     Image.fromarray(astronaut()).save(folder/"a.jfif", format="JPEG")
-    for name in ("._ok.jpg", "__MACOSX/._ok.jpg"): (folder/name).write_bytes(bytes.fromhex("0005160700020000") + bytes(200))
+    for name in ("._ok.jpg", "__MACOSX/._ok.jpg"):
+        (folder/name).write_bytes(bytes.fromhex("0005160700020000") + bytes(200))
     (folder/"b.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100)); (folder/"c.dng").write_bytes(b"raw")
     code, lines, complaints = judged(capsys, folder, empty, "--model", weights)
     names = [line.split(":")[0] for line in lines]
@@ -71,11 +79,13 @@ def test_a_heic_photo_is_read_where_pillow_heif_is(tmp_path):
     assert np.abs(read_image(tmp_path/"a.heic").astype(int) - astronaut()).mean() < 4
 
 def test_no_verdict_is_lost(weights, tmp_path):
-    "A name that the terminal cannot show, one that is too long, a backend that is not there: the other rows come, and each trouble is one line."
+    """A name that the terminal cannot show, one that is too long, a backend that is not there: the other rows come,
+    and each trouble is one line."""
     good = tmp_path/"good.png"; Image.fromarray(astronaut()).save(good)
     odd = bytes(tmp_path) + b"/caf\xe9.png"
     with open(odd, "wb") as file: file.write(good.read_bytes())
-    done = subprocess.run([str(BIN/"fas_predict"), odd, "x"*300, str(good), "--model", str(weights), "--overlay", str(tmp_path/"out")], capture_output=True,
+    done = subprocess.run([str(BIN/"fas_predict"), odd, "x"*300, str(good), "--model", str(weights), "--overlay",
+                           str(tmp_path/"out")], capture_output=True,
                           env=os.environ | {"PYTHONIOENCODING": "utf-8:strict", "MPLBACKEND": "module://nowhere"})
     lines = done.stdout.decode().splitlines()
     assert done.returncode == 1 and b"Traceback" not in done.stderr and len(lines) == 3, done.stderr.decode()
@@ -84,8 +94,10 @@ def test_no_verdict_is_lost(weights, tmp_path):
 
 def test_names_that_are_too_long(tmp_path, capsys):
     long = "x"*300
-    for command, arguments in ((cli.fas_check, ("oulu_npu", long, "--quiet")), (cli.fas_check, ("table", long, "--quiet")),
-                               (cli.fas_predict, (long, "--model", long)), (cli.fas_export, (f"{long}.safetensors", "a.onnx"))):
+    for command, arguments in ((cli.fas_check, ("oulu_npu", long, "--quiet")),
+                               (cli.fas_check, ("table", long, "--quiet")),
+                               (cli.fas_predict, (long, "--model", long)),
+                               (cli.fas_export, (f"{long}.safetensors", "a.onnx"))):
         code = command(list(arguments))
         out = capsys.readouterr()
         said = out.err or out.out
@@ -107,7 +119,8 @@ print(annotate_dataset(found, "frames", "annotations", "polygon", progress=False
 def test_a_plain_script_without_a_guard(tmp_path, how, stdin):
     text = SCRIPT.replace(" HOW", how)
     (tmp_path/"plain.py").write_text(text)
-    done = subprocess.run([sys.executable, "-" if stdin else "plain.py"], input=text if stdin else None, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-" if stdin else "plain.py"], input=text if stdin else None, cwd=tmp_path,
+                          capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines() == ["2 done, 0 skipped, 0 failed"]*2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
 
@@ -126,13 +139,15 @@ def test_what_failed_is_kept_on_ctrl_c(tmp_path, monkeypatch):
         if "b.png" in presentation.path: raise KeyboardInterrupt
     monkeypatch.setattr(maps, "_extract", extract)
     monkeypatch.setattr(maps, "crop_inputs", lambda *a: {"x": "y"})
-    with pytest.raises(KeyboardInterrupt): maps.fill_stores(open_dataset("table", tmp_path/"t.csv"), tmp_path/"out", 1, 96, "polygon", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        maps.fill_stores(open_dataset("table", tmp_path/"t.csv"), tmp_path/"out", 1, 96, "polygon", progress=False)
     assert [Path(p).name for p in maps.failed_files(tmp_path/"out")] == ["a.png"]
 
 def test_a_wrong_segmenter_is_refused_before_any_work(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path/"a.png")
     (tmp_path/"t.csv").write_text("path,species\na.png,bona_fide\n")
-    code = cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--segmenter", "WRONG", "--out", str(tmp_path/"out"), "--root", str(tmp_path), "--quiet"])
+    code = cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--segmenter", "WRONG", "--out", str(tmp_path/"out"),
+                             "--root", str(tmp_path), "--quiet"])
     assert code == 2 and "use one of" in capsys.readouterr().err and not (tmp_path/"out").exists()
 
 def test_own_weights(tmp_path, monkeypatch, capsys):
@@ -141,14 +156,17 @@ def test_own_weights(tmp_path, monkeypatch, capsys):
     from fas_nb.sam_masks import CHECKPOINTS, fetch_checkpoint
     monkeypatch.setattr(requests, "get", lambda *a, **k: (_ for _ in ()).throw(requests.ConnectionError("no network")))
     monkeypatch.setenv("FAS_NB_WEIGHTS", str(tmp_path))
-    with pytest.raises(InputError, match=r"--checkpoint PATH.*FAS_NB_WEIGHTS") as error: fetch_checkpoint(CHECKPOINTS["sam_vit_b"], progress=False)
+    with pytest.raises(InputError, match=r"--checkpoint PATH.*FAS_NB_WEIGHTS") as error:
+        fetch_checkpoint(CHECKPOINTS["sam_vit_b"], progress=False)
     assert str(tmp_path) in str(error.value)
     own = tmp_path/"mine.pth"; own.write_bytes(b"other weights")
     monkeypatch.setenv("FAS_NB_WEIGHTS", str(own))
     with pytest.raises(InputError, match="mine.pth has"): fetch_checkpoint(CHECKPOINTS["sam_vit_b"], progress=False)
     (tmp_path/"t.csv").write_text("path,species\n")
-    assert cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--checkpoint", str(tmp_path/"none.pth")]) == 2 and "none.pth" in capsys.readouterr().err
-    assert cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--device", "gpu"]) == 2 and "use cpu, cuda" in capsys.readouterr().err
+    assert cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--checkpoint",
+                             str(tmp_path/"none.pth")]) == 2 and "none.pth" in capsys.readouterr().err
+    assert cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--device",
+                             "gpu"]) == 2 and "use cpu, cuda" in capsys.readouterr().err
 
 def test_coco_loads_results(tmp_path):
     "pycocotools copies `info` when it loads results."
@@ -161,7 +179,8 @@ def test_coco_loads_results(tmp_path):
     told = json.loads((tmp_path/"c.json").read_text())
     assert told["info"]["description"] and told["licenses"][0]["name"]
     coco = COCO(tmp_path/"c.json")
-    results = [dict(image_id=a["image_id"], category_id=a["category_id"], segmentation=a["segmentation"], score=1.) for a in told["annotations"]]
+    results = [dict(image_id=a["image_id"], category_id=a["category_id"], segmentation=a["segmentation"], score=1.)
+               for a in told["annotations"]]
     assert len(coco.loadRes(results).anns) == len(results) > 3
 
 def test_given_faces_that_were_not_used_are_counted(tmp_path):
@@ -171,4 +190,5 @@ def test_given_faces_that_were_not_used_are_counted(tmp_path):
     p = open_dataset("replay_attack", tmp_path)[0]
     faces_path(p).write_text("".join(f"{k} {'nan' if k % 2 else 8} 6 16 12\n" for k in range(40)))
     done = extract_frames([p], tmp_path/"frames", n=4, size=32, progress=False, annotations=tmp_path/"face-locations")
-    assert done.ok and done.given_not_used == sum(i % 2 for i in frame_indices(p, 4)) > 0 and "could not be used" in str(done)
+    assert done.ok and done.given_not_used == sum(i % 2
+                                                  for i in frame_indices(p, 4)) > 0 and "could not be used" in str(done)

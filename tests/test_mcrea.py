@@ -14,23 +14,32 @@ def batch(seed, n=5, side=40):
     for _ in range(n):
         turn, scale, shift = rng.uniform(-.4, .4), side*rng.uniform(.15, .45), side*rng.uniform(.4, .6, 2)
         points = mean_mesh()
-        points[:, :2] = scale*points[:, :2] @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + shift
+        points[:, :2] = scale*points[:, :2] @ np.array([[np.cos(turn), np.sin(turn)],
+                                                        [-np.sin(turn), np.cos(turn)]]) + shift
         regions = np.zeros((side, side), np.uint8)
-        for part, region in (("oval", Region.SKIN), ("nose", Region.NOSE), ("mouth", Region.MOUTH), ("left_eye", Region.LEFT_EYE), ("right_eye", Region.RIGHT_EYE)):
+        for part, region in (("oval", Region.SKIN), ("nose", Region.NOSE), ("mouth", Region.MOUTH),
+                             ("left_eye", Region.LEFT_EYE), ("right_eye", Region.RIGHT_EYE)):
             regions[polygon(*points[list(MESH[part]), 1::-1].T, regions.shape)] = region
         attack, worn = rng.random() < .5, rng.random() < .5
         if worn: regions[10:16, 8:32] = Region.INSTRUMENT
         skin = np.isin(regions, (Region.SKIN, Region.NOSE))
         red = (skin & attack) | (regions == Region.INSTRUMENT)
         depth = rng.uniform(.1, 1, (side, side))
-        rows.append((rng.uniform(0, 255, (3, side, side)), np.stack([depth*red, depth*(skin & ~red), ~(skin | red)]), regions, points))
+        rows.append((rng.uniform(0, 255, (3, side, side)), np.stack([depth*red, depth*(skin & ~red), ~(skin | red)]),
+                     regions, points))
     images, maps, regions, points = (torch.tensor(np.stack(x)) for x in zip(*rows))
     return images.float(), maps.float(), regions, points.float()
 
-options = st.builds(MCREAOptions, gamma=st.sampled_from((0., .4, 1.)), rho=st.integers(0, 3), self_donor=st.booleans(), move_landmarks=st.booleans(), living_on_attack=st.booleans(),
-                    part=st.sampled_from(("", "nose", "skin", "instrument")), **{k: st.sampled_from(v) for k, v in MCREA_CHOICES.items() if k not in ("warp", "pairing")},
-                    ) .flatmap(lambda o: st.sampled_from([(w, p) for w in MCREA_CHOICES["warp"] for p in MCREA_CHOICES["pairing"] if (w, p) != ("affine", "independent")]).map(
-                    lambda wp: MCREAOptions(**{f: getattr(o, f) for f in o.__dataclass_fields__} | dict(warp=wp[0], pairing=wp[1]))))
+options = st.builds(MCREAOptions, gamma=st.sampled_from((0., .4, 1.)), rho=st.integers(0, 3), self_donor=st.booleans(),
+                    move_landmarks=st.booleans(), living_on_attack=st.booleans(),
+                    part=st.sampled_from(("", "nose", "skin", "instrument")),
+                    **{k: st.sampled_from(v) for k, v in MCREA_CHOICES.items() if k not in ("warp", "pairing")},
+                    ) .flatmap(lambda o: st.sampled_from([(w, p) for w in MCREA_CHOICES["warp"]
+                                                          for p in MCREA_CHOICES["pairing"]
+                                                          if (w, p) != ("affine", "independent")]).map(
+                                                          lambda wp: MCREAOptions(**{f: getattr(o, f)
+                                                                                     for f in o.__dataclass_fields__}
+                                                                                  | dict(warp=wp[0], pairing=wp[1]))))
 
 @settings(max_examples=120, deadline=None)
 @given(st.integers(0, 50), st.integers(0, 1000), options)
@@ -40,22 +49,29 @@ def test_invariants(data_seed, seed, how):
     r = mcrea(*given_, options=how, rng=np.random.default_rng(seed))
     again = mcrea(*given_, options=how, rng=np.random.default_rng(seed))
     out = (r.images, r.maps, r.regions, r.landmarks)
-    assert all(torch.equal(a, b) for a, b in zip(given_, copies))                                        # what was given is left alone
-    assert all(torch.equal(a, b) for a, b in zip(out, (again.images, again.maps, again.regions, again.landmarks))) and r.log == again.log
-    assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(out, given_)) and all(torch.isfinite(x).all() for x in out[:2])
+    # what was given is left alone
+    assert all(torch.equal(a, b) for a, b in zip(given_, copies))
+    assert all(torch.equal(a, b)
+               for a, b in zip(out, (again.images, again.maps, again.regions, again.landmarks))) and r.log == again.log
+    assert all(a.shape == b.shape and a.dtype == b.dtype
+               for a, b in zip(out, given_)) and all(torch.isfinite(x).all() for x in out[:2])
     if how.gamma*how.rho == 0: assert all(torch.equal(a, b) for a, b in zip(out, given_))
     known = r.regions != Region.IGNORE
     support = r.maps[:, :Channel.BACKGROUND] > 0
-    assert not (support[:, 0] & support[:, 1]).any()                                                     # no pixel is both
-    assert torch.equal((r.maps[:, Channel.BACKGROUND] == 1)[known], ~support.any(1)[known])              # background is where neither is
+    # no pixel is both
+    assert not (support[:, 0] & support[:, 1]).any()
+    # background is where neither is
+    assert torch.equal((r.maps[:, Channel.BACKGROUND] == 1)[known], ~support.any(1)[known])
     assert (r.maps.movedim(1, -1)[~known] == 0).all() and (known.all() or how.leftover == "ignore")
     changed = sum(not torch.equal(a, b) for a, b in zip(r.images, given_[0]))
     if how.direction == "copy": assert changed <= int(how.gamma*5)
     if not how.living_on_attack and how.scheme == "clip" and how.image_label == "any":
         attacks = (given_[1][:, Channel.ATTACK] > 0).flatten(1).any(1)
-        assert not ((r.maps[:, Channel.LIVING] > 0) & (given_[1][:, Channel.LIVING] == 0))[attacks].any()   # no new evidence for living, part by part
+        # no new evidence for living, part by part
+        assert not ((r.maps[:, Channel.LIVING] > 0) & (given_[1][:, Channel.LIVING] == 0))[attacks].any()
     log = r.log
-    assert sum(log.get(k, 0) for k in ("same", "living<-attack", "attack<-living")) == log.get("exchanged", 0) >= log.get("label-changing", 0)
+    assert sum(log.get(k, 0) for k in ("same", "living<-attack",
+                                       "attack<-living")) == log.get("exchanged", 0) >= log.get("label-changing", 0)
     asked = sum(v for k, v in log.items() if k.startswith("skipped") or k == "exchanged")
     assert asked == int(how.gamma*5)*how.rho if how.direction == "copy" else asked >= int(how.gamma*5)*how.rho
 

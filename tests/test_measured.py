@@ -20,4 +20,5 @@ def test_shown_is_stored(notebook, name, said):
     assert note + "\n" in said, f"{notebook} shows {said.strip()!r}, but it is {note!r}; run the notebook again"
 
 def test_all_notebooks_of_the_model_show_theirs():
-    assert {(notebook[:2], name) for notebook, name, _ in shown()} >= {("30", "mcrea_alignment"), ("31", "model_speed"), ("32", "precision"), ("32", "convergence")}
+    assert {(notebook[:2], name) for notebook, name, _ in shown()} >= {("30", "mcrea_alignment"), ("31", "model_speed"),
+                                                                       ("32", "precision"), ("32", "convergence")}

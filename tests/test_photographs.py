@@ -14,7 +14,8 @@ HAIR = (10,)
 
 def photograph(name:str) -> np.ndarray:
     if name == "Eileen Collins": return astronaut()
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file: return np.asarray(Image.open(file).convert("RGB"))
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        return np.asarray(Image.open(file).convert("RGB"))
 
 @pytest.mark.parametrize("name", HAND)
 def test_masks_agree_with_a_hand(name):

@@ -20,9 +20,11 @@ def test_workers_and_a_kill_change_nothing(tmp_path):
     expected = files(render_dataset("wmca", tmp_path/"one", TINY, workers=1, progress=False))
     assert files(render_dataset("wmca", tmp_path/"two", TINY, workers=2, progress=False)) == expected
 
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path/"killed")], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path/"killed")],
+                             env={**os.environ, "OMP_NUM_THREADS": "1"})
     end = time.monotonic() + 120
-    while not list((tmp_path/"killed").rglob("*.h5")) and time.monotonic() < end and child.poll() is None: time.sleep(.02)
+    while not list((tmp_path/"killed").rglob("*.h5")) and time.monotonic() < end and child.poll() is None:
+        time.sleep(.02)
     child.send_signal(signal.SIGKILL); child.wait()
     left = {p: p.stat().st_mtime_ns for p in (tmp_path/"killed").rglob("*.h5")}
     assert 0 < len(left) < 8 and not (tmp_path/"killed"/"wmca"/MARKER).exists()

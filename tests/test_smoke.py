@@ -12,7 +12,8 @@ def finished(root): return {p.parent.name: p.stat().st_mtime_ns for p in (root/"
 
 def test_all_pages_are_there(smoke):
     names = {p.name for p in out(smoke).glob("*.html")}
-    assert {"index.html", "real-data.html", *(f"table{t}.html" for t in range(1, 6)), "wmca-LOO_glasses.html", "oulu_npu-1.html", "casia_fasd-to_replay_attack.html"} <= names
+    assert {"index.html", "real-data.html", *(f"table{t}.html" for t in range(1, 6)), "wmca-LOO_glasses.html",
+            "oulu_npu-1.html", "casia_fasd-to_replay_attack.html"} <= names
     assert len(list((out(smoke)/"notebooks").glob("*.ipynb"))) == 8
 
 def test_pages_hold_no_external_address(smoke):
@@ -35,7 +36,8 @@ def test_rendered_numbers_cannot_be_mistaken(smoke):
         for row in rows:
             values = [v for k, v in row.items() if k not in ("block", "data_origin", "method") and v]
             assert row["data_origin"] == ("rendered" if row["block"] == "fas_nb" else "real")
-            assert all(v.endswith(" syn") for v in values) if row["block"] == "fas_nb" else not any("syn" in v for v in values)
+            assert all(v.endswith(" syn")
+                       for v in values) if row["block"] == "fas_nb" else not any("syn" in v for v in values)
         data = json.loads((out(smoke)/f"table{t}.json").read_text())
         assert data["comparable_with_paper"] is False and all(c["mark"] == "syn" for c in data["cells"])
 
@@ -51,7 +53,8 @@ def test_what_an_empty_cell_needs_fills_it(smoke, tmp_path):
     "The command that the page prints, run as it stands; a folder of this machine is not on the page."
     page = html.unescape((out(smoke)/"table3.html").read_text())
     assert str(smoke) not in page and str(smoke) not in (out(smoke)/"index.html").read_text()
-    command = next(c for c in re.findall(r"fas_reproduce --tables 3 [^<]*--set [^<]*", page) if c.strip().endswith("oulu_npu/2"))
+    command = next(c for c in re.findall(r"fas_reproduce --tables 3 [^<]*--set [^<]*", page)
+                   if c.strip().endswith("oulu_npu/2"))
     for folder in ("data", "runs", "reports"): shutil.copytree(smoke/folder, tmp_path/folder)
     assert "ROOT stands for the folder that was given." in page
     done = call(*shlex.split(command.replace("ROOT", str(tmp_path))), "--quiet", cwd=ROOT)
@@ -60,16 +63,19 @@ def test_what_an_empty_cell_needs_fills_it(smoke, tmp_path):
     values = {k: c["value"] is not None for k, c in cells.items() if not k.endswith("std")}
     assert list(values.values()) == [True, True, False, False], values
     known = {key for t in range(1, 6) for key in json.loads((out(tmp_path)/f"table{t}.json").read_text())["runs"]}
-    assert f"{len(known)} of {len(known)} runs finished" in (out(tmp_path)/"index.html").read_text(), "the index speaks of all tables, not of the last command's"
+    assert f"{len(known)} of {len(known)} runs finished" in (
+        out(tmp_path)/"index.html").read_text(), "the index speaks of all tables, not of the last command's"
     before = json.loads((out(smoke)/"table3.json").read_text())["cells"][0]
     assert cells[before["column"]]["value"] == before["value"]                  # and what was there is found again
 
 def test_acer_against_a_plain_loop(smoke):
     "From the scores of a finished run, by counting."
     key = next(k for k, what in json.loads((out(smoke)/"table3.json").read_text())["runs"].items() if "ours" in what)
-    scores, result = pd.read_parquet(smoke/"runs"/key/"scores.parquet"), json.loads((smoke/"runs"/key/"result.json").read_text())
+    scores, result = pd.read_parquet(smoke/"runs"/key/"scores.parquet"), json.loads(
+        (smoke/"runs"/key/"result.json").read_text())
     per_video = {}
-    for row in scores[scores.split == "test"].itertuples(): per_video.setdefault((row.presentation, row.species), []).append(row.score)
+    for row in scores[scores.split == "test"].itertuples():
+        per_video.setdefault((row.presentation, row.species), []).append(row.score)
     threshold, wrong, all_ = result["presentation"]["threshold"], {}, {}
     for (_, species), values in per_video.items():
         called_attack = sum(values)/len(values) > threshold
@@ -86,22 +92,28 @@ def test_second_time_finds_everything(smoke, tmp_path):
     assert done.returncode == 0, done.stderr
     assert finished(tmp_path) == before
     index = (out(tmp_path)/"index.html").read_text()
-    assert all(f'href="table{t}.html"' in index for t in range(1, 6)), "one table made again leaves the others in the index"
+    assert all(f'href="table{t}.html"' in index
+               for t in range(1, 6)), "one table made again leaves the others in the index"
     assert all(key in (out(tmp_path)/"ro-crate-metadata.json").read_text() for key in before), "and in the manifest"
 
 def test_papermill_works_alone(smoke, tmp_path):
     shutil.copytree(smoke/"runs", tmp_path/"runs")
-    done = subprocess.run([str(BIN/"papermill"), "nbs/reports/table3.ipynb", str(tmp_path/"out.ipynb"), "-p", "profile", "smoke", "-p", "root", str(tmp_path),
-                           "-p", "data_root", str(smoke/"data/smoke"), "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([str(BIN/"papermill"), "nbs/reports/table3.ipynb", str(tmp_path/"out.ipynb"), "-p", "profile",
+                           "smoke", "-p", "root", str(tmp_path),
+                           "-p", "data_root", str(smoke/"data/smoke"), "--no-progress-bar"], cwd=ROOT,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert {"table3.html", "index.html", "real-data.html", "ro-crate-metadata.json"} <= {p.name for p in out(tmp_path).iterdir()}
+    assert {"table3.html", "index.html", "real-data.html",
+            "ro-crate-metadata.json"} <= {p.name for p in out(tmp_path).iterdir()}
     assert 'href="table3.html"' in (out(tmp_path)/"index.html").read_text()
 
 @pytest.mark.long
 def test_a_kill_loses_only_the_run_in_progress(smoke, tmp_path):
     shutil.copytree(smoke/"data", tmp_path/"data")
-    command = [str(BIN/"fas_reproduce"), "--profile", "smoke", "--root", str(tmp_path), "--quiet", "--tables", "4", "--set", "training.steps=20", "--workers", "1"]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [str(BIN/"fas_reproduce"), "--profile", "smoke", "--root", str(tmp_path), "--quiet", "--tables", "4",
+               "--set", "training.steps=20", "--workers", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     end = time.time() + 120
     while not finished(tmp_path) and time.time() < end and process.poll() is None: time.sleep(.2)
     os.killpg(process.pid, signal.SIGKILL)
@@ -118,7 +130,8 @@ def test_runs_keep_log_and_weights(smoke):
     from fas_nb.decision import load_model
     for key in finished(smoke):
         log = [json.loads(line) for line in (smoke/"runs"/key/"log.jsonl").read_text().splitlines()]
-        assert log[-1]["step"] == json.loads((smoke/"runs"/key/"spec.json").read_text())["training"]["steps"] and all(row["dev loss"] > 0 for row in log)
+        assert log[-1]["step"] == json.loads((smoke/"runs"/key/"spec.json").read_text())["training"]["steps"] and all(
+            row["dev loss"] > 0 for row in log)
         assert load_model(smoke/"runs"/key/"model.safetensors").run == key
         told = json.loads((smoke/"runs"/key/"result.json").read_text())["provenance"]
         network = json.loads((smoke/"runs/networks"/told["network"]/"network.json").read_text())
@@ -131,7 +144,8 @@ def test_firewall_labels_stay_on_the_training_side(smoke, tmp_path):
     from fas_nb.decision import load_model, score_frames
     from fas_nb.maps import FrameStore, extract_frames
     from fas_nb.vocab import ScoringOptions
-    key = next(k for k, what in json.loads((out(smoke)/"table1.json").read_text())["runs"].items() if "LOO_glasses ours" in what)
+    key = next(k for k, what in json.loads((out(smoke)/"table1.json").read_text())["runs"].items()
+               if "LOO_glasses ours" in what)
     spec = json.loads((smoke/"runs"/key/"spec.json").read_text())
     scores = pd.read_parquet(smoke/"runs"/key/"scores.parquet")
     wanted = set(spec["fold"]["dev"] + spec["fold"]["test"])
@@ -153,11 +167,13 @@ def test_firewall_training_uses_the_automatic_annotation(smoke, tmp_path):
     from fas_nb.maps import AnnotationStore, FrameStore, annotate_dataset, extract_frames
     for name in ("wmca", "wmca.truth"):
         if name == "wmca": shutil.copytree(smoke/"data/smoke"/name, tmp_path/name)
-    found = [p for p in open_dataset("wmca", tmp_path/"wmca") if p.species in ("bona_fide", "prints", "rigidmask") and p.subject == "001"][:4]
+    found = [p for p in open_dataset("wmca", tmp_path/"wmca") if p.species in ("bona_fide", "prints", "rigidmask")
+             and p.subject == "001"][:4]
     assert not (tmp_path/"wmca.truth").exists()
     extract_frames(found, tmp_path/"frames", 1, 96, workers=1, progress=False)
     annotate_dataset(found, FrameStore(tmp_path/"frames"), tmp_path/"annotations", workers=1, progress=False)
     folder = next((smoke/"runs/stores").glob("wmca-*"))
     frames = FrameStore(tmp_path/"frames").read([p.id for p in found])
-    ours, theirs = AnnotationStore(tmp_path/"annotations").labels(frames), AnnotationStore(folder/"annotations").labels(frames)
+    ours, theirs = AnnotationStore(tmp_path/"annotations").labels(frames), AnnotationStore(
+        folder/"annotations").labels(frames)
     assert np.array_equal(ours.regions, theirs.regions) and np.array_equal(ours.depth, theirs.depth)

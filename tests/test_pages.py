@@ -116,7 +116,7 @@ def test_notes_stand_once(smoke):
         for table in re.findall(r"<table>.*?</table>", page.read_text(encoding="utf-8"), re.S):
             said = re.findall(r'<span class="small">(.+?)</span>', table)
             most = max(said, key=said.count, default="")
-                assert said.count(most) < 2, f"{page.name}: {most!r} is said {said.count(most)} times in one table"
+            assert said.count(most) < 2, f"{page.name}: {most!r} is said {said.count(most)} times in one table"
     assert "ignores clustering" in (smoke/"reports/smoke/tables/table3-intervals-and-spreads.csv").read_text()
     assert "ignores clustering" in (smoke/"reports/smoke/table3.html").read_text()
 

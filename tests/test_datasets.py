@@ -208,6 +208,7 @@ def test_a_table_is_checked_annotated_trained_and_tested(tmp_path):
     # what was annotated is found, and nothing is done twice
     assert {f: f.stat().st_mtime_ns for f in (tmp_path/"runs/stores").rglob("*.*")} == stamps
 
+@pytest.mark.long
 def test_three_commands_lead_from_unpacking_to_annotation_and_on_to_a_run(tmp_path):
     """The commands that the notebook shows, on a small WMCA whose lists and face files lie apart; the run finds what
     they made."""

@@ -166,7 +166,9 @@ class Report:
         return _printable("\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block))
 
 # %% ../nbs/13_findings.ipynb #c012
-RULES:list[tuple[str, str, tuple, Callable]] = []   # check, place, data sets (empty: all), function
+# by place and name of the function, so that a cell that is run again replaces its rule:
+# check, place, data sets (empty: all), function
+RULES:dict[tuple[str, str], tuple[str, str, tuple, Callable]] = {}
 
 def rule(
     id:str,            # key of `CHECKS`
@@ -174,7 +176,9 @@ def rule(
     *datasets:str,     # none: all
 ):
     "Register a function that yields a `Finding` for each thing that is wrong."
-    def register(function): RULES.append((id, place, datasets, function)); return function
+    def register(function):
+        RULES[place, function.__name__] = id, place, datasets, function
+        return function
     return register
 
 def run_rules(
@@ -183,7 +187,7 @@ def run_rules(
     seen,              # what the rules look at: `Folder` or `File`
 ) -> Iterator[Finding]:
     "What the rules of a place find; a rule that cannot work is a finding itself and does not stop the others."
-    for id, where, datasets, function in RULES:
+    for id, where, datasets, function in tuple(RULES.values()):
         if where != place or datasets and dataset not in datasets: continue
         try: found = list(function(seen))
         except InputError as error: found = [Finding("cannot be checked", found=str(error), severity="error")]

@@ -21,7 +21,7 @@ from .vocab import MESH, Region
 
 # %% ../nbs/08_heads.ipynb #c005
 NAMESPACES = {"wmca": 36, "oulu_npu": 16, "casia_fasd": 20, "replay_attack": 18, "weights": 40, "masks": 18}
-EXPRESSIONS = ("smile", "open", "frown", "blink")  # mouth corners up; jaw and brows; brows down, lips pressed; both eyes shut
+EXPRESSIONS = ("smile", "open", "frown", "blink")  # mouth corners up; jaw, brows; brows down, lips pressed; eyes shut
 TRAITS = ("gender", "age", "african", "asian", "caucasian")
 MASKS = ("lips", "eyelids", "ears")  # of the skin texture
 
@@ -138,7 +138,7 @@ class Look:
     redness:float        # of cheeks, nose and ears
     pupil:float          # radians seen from the eye's centre
 
-_PALE, _DARK = np.array([.60, .385, .285]), np.array([.105, .055, .035])   # skin with hardly any pigment, and with a lot
+_PALE, _DARK = np.array([.60, .385, .285]), np.array([.105, .055, .035])   # skin with hardly any pigment, with a lot
 _HAIR = np.array([[.026, .019, .015], [.040, .024, .014], [.12, .070, .035], [.24, .17, .085], [.25, .24, .23]])
 _IRIS = np.array([[.060, .030, .016], [.11, .060, .028], [.07, .10, .055], [.065, .11, .16]])
 
@@ -154,7 +154,8 @@ def look_of(
     dark = african + asian > .5
     hair = _HAIR[rng.choice(5, p=(.8, .15, 0, 0, .05) if dark else (.25, .3, .25, .12, .08))]*rng.uniform(.8, 1.2)
     masculine = gender > .5
-    style = str(rng.choice(("bald", "short", "full", "long"), p=(.12, .5, .33, .05) if masculine else (.0, .15, .35, .5)))
+    shares = (.12, .5, .33, .05) if masculine else (.0, .15, .35, .5)
+    style = str(rng.choice(("bald", "short", "full", "long"), p=shares))
     if style in ("short", "full") and rng.random() < .15 + .6*african: style = "curly"
     volume = dict(bald=.0005, short=.006, full=.014, curly=.018, long=.008)[style]*rng.uniform(.7, 1.4)
     temples = rng.uniform(.1, .4) if masculine and rng.random() < .6 else rng.uniform(.25, .6)
@@ -255,7 +256,7 @@ def _living():
 def blood_field(
     head:int,          # id of a head
 ) -> np.ndarray:       # float32 [h, w] optical density in green
-    "How much blood lies under each place of a face: cheeks, nose, ears, lids, chin, blotches, the mottling of small vessels."
+    "How much blood lies under each place of a face: cheeks, nose, ears, lids, chin, blotches, small vessels."
     look, rng, shape = look_of(head), np.random.default_rng([736, head]), _surface()[0].shape
     lips, lids, ears = _soft_masks()
     wings, below = _spot((.014, -.205, .668), .007), _spot((.031, -.200, .699), .009)
@@ -271,7 +272,8 @@ def melanin_field(
     "How much darker the pigment of the skin is at each place: round the eyes, forehead, freckles, spots of age."
     rng, shape = np.random.default_rng([737, head]), _surface()[0].shape
     (_, age, african, asian, caucasian) = head_bank().traits[head].astype(float)
-    around = _spot((.030, -.197, .707), .013)*rng.uniform(.06, .24) + _spot((0, -.19, .765), .035)*rng.uniform(-.02, .08)
+    around = (_spot((.030, -.197, .707), .013)*rng.uniform(.06, .24)
+              + _spot((0, -.19, .765), .035)*rng.uniform(-.02, .08))
     field = around + .05*noise(shape, (8, 16, 32), rng) + .025*noise(shape, (96, 192), rng, fade=1)
     if rng.random() < .45*caucasian:       # freckles on cheeks and nose
         specks = np.clip(noise(shape, ((320, 160), (480, 240)), rng, fade=1) - 1.1, 0, 1)
@@ -283,7 +285,7 @@ def melanin_field(
 def skin_relief(
     head:int,          # id of a head
 ) -> np.ndarray:       # float32 [h, w] heights in units of `RELIEF` metres
-    "Pores where they are wide (nose, cheeks, forehead), the net of fine lines, and with age wrinkles of forehead and eyes."
+    "Pores where they are wide (nose, cheeks, forehead), the net of fine lines, and with age wrinkles."
     rng, (x, y, z) = np.random.default_rng([738, head]), _surface()
     shape, age = x.shape, float(head_bank().traits[head][1])
     wide = np.clip(_spot((0, -.22, .685), .018) + .8*_spot((.03, -.2, .675), .02) + .5*_spot((0, -.19, .76), .03), 0, 1)
@@ -337,7 +339,7 @@ def skin_albedo(
     veins = cv2.GaussianBlur(vein, (0, 0), 1.5)*thin
     density = (living*melanin_field(head))[..., None]*_MELANIN + (living*blood_field(head))[..., None]*_BLOOD
     density += (living*veins)[..., None]*_VEIN
-    density += (living*np.clip(-.03*skin_relief(head), -.03, .10))[..., None]     # what lies deep in a pore or line is darker
+    density += (living*np.clip(-.03*skin_relief(head), -.03, .10))[..., None]     # what lies deep is darker
     albedo = skin*np.exp(-density)
     moles = cv2.GaussianBlur((rng.random(shape) > .99993).astype(np.float32), (0, 0), 1.1)
     albedo *= 1 - (np.clip(4*moles, 0, .6)*living)[..., None]
@@ -350,14 +352,14 @@ def skin_albedo(
 def paint_albedo(
     head:int,          # id of a head
 ) -> np.ndarray:       # float32 [h, w, 3] linear RGB in (0, 1)
-    "A face painted on something: one pigment for skin, airbrushed, one for lips, brows as blunt strokes; no blood, no pores."
+    "A face painted on something: one pigment for skin, one for lips, brows as blunt strokes; no blood, no pores."
     import cv2
     look, rng, (lips, lids, ears) = look_of(head), np.random.default_rng([739, head]), _soft_masks()
     shape, skin, hair = lips.shape, np.array(look.skin, np.float32), np.array(look.hair, np.float32)
     soft = lambda field, width: cv2.GaussianBlur(field.astype(np.float32), (0, 0), width)[..., None]
     tone = skin*np.exp(.05*noise(shape, (8, 16, 32), rng))[..., None]
     tone = tone*(1 - rng.uniform(0, .18)*soft(np.clip(lids + _spot((.03, -.2, .70), .012), 0, 1), 4))
-    rouge = soft(_spot((.043, -.185, .670), .018), 3)*np.float32([.2, 1, .8])                            # two round spots
+    rouge = soft(_spot((.043, -.185, .670), .018), 3)*np.float32([.2, 1, .8])   # two round spots
     tone = tone*(1 - rng.uniform(0, .12)*rouge)
     tone = tone + soft(lips, 2.)*(skin*rng.uniform(.6, .95)*np.float32([.95, .62, .62]) - tone)*rng.uniform(.5, 1)
     tone = tone*(1 - .6*_lash_line()[..., None])
@@ -376,7 +378,7 @@ def eye_albedo(
     angle = ((np.arange(128) + .5)/128*np.pi)[:, None, None]
     fibres = .75 + .5*np.repeat(rng.random((1, 32, 1)), 4, 1)
     white = np.array([.40, .365, .345])*(1 - .35*_soft(angle - .8, .15))*np.exp(
-        -.22*np.clip(noise((128, 128), ((8, 48), (16, 96)), rng), 0, 2)[..., None]*_soft(angle - .55, .08)*_BLOOD)   # vessels
+        -.22*np.clip(noise((128, 128), ((8, 48), (16, 96)), rng), 0, 2)[..., None]*_soft(angle - .55, .08)*_BLOOD)
     iris = np.array(look.iris)*fibres*(1 - .65*np.exp(-((angle - .40)/.05)**2))
     colour = white + _soft(.40 - angle, .012)*(iris - white)
     up = np.sin((np.arange(128) + .5)/128*2*np.pi)[None, :, None]*angle             # the upper lid throws a shadow

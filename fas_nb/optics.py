@@ -72,7 +72,7 @@ def draw_wall(
         for _ in range(rng.integers(1, 4)):
             (a, b), (h, w) = rng.integers(n//3, 2*n//3, 2), rng.integers(10, 50, 2)
             wall[a:a + h, b:b + w] = rng.uniform(.03, .7)*np.clip(rng.normal(1, .2, 3), .3, 1.7)
-    return cv2.GaussianBlur(np.clip(wall, .01, .9), (0, 0), rng.uniform(.3, 3))    # out of focus: a texel is a centimetre
+    return cv2.GaussianBlur(np.clip(wall, .01, .9), (0, 0), rng.uniform(.3, 3))    # out of focus: a texel is 1 cm
 
 def draw_surroundings(
     *, rng:np.random.Generator,
@@ -118,7 +118,7 @@ def draw_pinhole(
     fov:float=26.,         # horizontal field of view, degrees; drawn within a third of it
     *, rng:np.random.Generator,
 ) -> Pinhole:
-    "A camera before a face; the face box fills 56 to 67 % of the frame's width (of 4/5 of its height where that is less)."
+    "A camera before a face; the face box fills 56 to 67 % of the frame's width (or of 4/5 of its height)."
     extent = min(size[0], .8*size[1])
     focal = size[0]/2/np.tan(np.radians(fov*rng.uniform(.7, 1.3))/2)
     distance = focal*box/(rng.uniform(.56, .67)*extent)
@@ -153,13 +153,14 @@ CAMERAS = {camera.name: camera for camera in (
     CameraModel("phone4", key=.21, warmth=0., blur=.65, noise=.0010, saturation=.95, quality=80, fov=30),
     CameraModel("phone5", key=.23, warmth=.05, blur=.55, noise=.0012, shoulder=.4, saturation=1.05, quality=78, fov=29),
     CameraModel("phone6", key=.25, warmth=-.05, blur=.45, noise=.0008, shoulder=.9, saturation=1.0, quality=88, fov=27),
-    CameraModel("webcam", key=.23, warmth=.02, balance=.3, blur=.75, noise=.0014, shoulder=.3, saturation=.85, quality=72,
-                fov=31),
-    CameraModel("casia_low", key=.22, warmth=.05, balance=.3, blur=.95, noise=.0022, shoulder=.2, saturation=.8, quality=68,
-                fov=27),
-    CameraModel("casia_normal", key=.23, warmth=.0, blur=.65, noise=.0010, shoulder=.5, saturation=.95, quality=82, fov=25),
-    CameraModel("casia_high", key=.24, warmth=.0, balance=.7, blur=.40, noise=.0004, shoulder=.9, saturation=1.05, quality=92,
-                fov=21))}
+    CameraModel("webcam", key=.23, warmth=.02, balance=.3, blur=.75, noise=.0014, shoulder=.3, saturation=.85,
+                quality=72, fov=31),
+    CameraModel("casia_low", key=.22, warmth=.05, balance=.3, blur=.95, noise=.0022, shoulder=.2, saturation=.8,
+                quality=68, fov=27),
+    CameraModel("casia_normal", key=.23, warmth=.0, blur=.65, noise=.0010, shoulder=.5, saturation=.95, quality=82,
+                fov=25),
+    CameraModel("casia_high", key=.24, warmth=.0, balance=.7, blur=.40, noise=.0004, shoulder=.9, saturation=1.05,
+                quality=92, fov=21))}
 
 def _encoded(linear): return np.where(linear <= .0031308, 12.92*linear, 1.055*np.maximum(linear, 1e-9)**(1/2.4) - .055)
 
@@ -228,7 +229,8 @@ def cut_mesh(
     share = np.where(first == second, 0., field[first]/np.where(span == 0, 1, span))
     a = len(field) + np.arange(len(one)); b = a + len(one)
     c = len(field) + 2*len(one) + np.arange(len(two)); d = c + len(two)
-    new = [whole, np.stack([one[:, 0], a, b], 1), np.stack([c, two[:, 1], two[:, 2]], 1), np.stack([c, two[:, 2], d], 1)]
+    new = [whole, np.stack([one[:, 0], a, b], 1), np.stack([c, two[:, 1], two[:, 2]], 1),
+           np.stack([c, two[:, 2], d], 1)]
     return Cut(first, second, share[:, None], np.concatenate(new))
 
 # %% ../nbs/07_optics.ipynb #c023
@@ -248,7 +250,8 @@ def _bitmap(values:np.ndarray) -> dict:
 
 def _rgb(values) -> dict: return {"type": "rgb", "value": [float(v) for v in values]}
 
-def _matte(colour): return _mitsuba().load_dict({"type": "twosided", "inner": {"type": "diffuse", "reflectance": colour}})
+def _matte(colour):
+    return _mitsuba().load_dict({"type": "twosided", "inner": {"type": "diffuse", "reflectance": colour}})
 
 def _coat(colour, alpha:float, ior:float=1.45, shine=1.):
     return {"type": "roughplastic", "distribution": "ggx", "diffuse_reflectance": colour, "specular_reflectance": shine,
@@ -267,7 +270,7 @@ class Translucent:
     coat:object      # of Mitsuba: only what is thrown back at once
 
 def _translucent(walk, colour, alpha:float, ior:float=1.45, shine=1., relief=None):
-    "A surface of a colour (array [3] or [h, w, 3]), perhaps with a `relief` (texture of heights, metres), and its inside."
+    "A surface of a colour (array [3] or [h, w, 3]), perhaps with a `relief` (heights, metres), and its inside."
     def surface(reflectance):
         inner = _coat(reflectance, alpha, ior, shine)
         if relief: inner = {"type": "bumpmap", "arbitrary": relief[0], "scale": relief[1], "inner": inner}
@@ -286,7 +289,8 @@ class _Part:
 def _mesh(bsdf, points, normals, uv, triangles):
     "A Mitsuba mesh from arrays."
     mi = _mitsuba(); properties = mi.Properties(); properties["bsdf"] = bsdf
-    mesh = mi.Mesh("mesh", len(points), len(triangles), props=properties, has_vertex_normals=True, has_vertex_texcoords=True)
+    mesh = mi.Mesh("mesh", len(points), len(triangles), props=properties, has_vertex_normals=True,
+                   has_vertex_texcoords=True)
     values = mi.traverse(mesh)
     for name, array, kind in (("vertex_positions", points, np.float32), ("vertex_normals", normals, np.float32),
                               ("vertex_texcoords", uv, np.float32), ("faces", triangles, np.uint32)):
@@ -302,14 +306,15 @@ def _normals(points, triangles):
     return total/np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 # %% ../nbs/07_optics.ipynb #c028
-SKIN_WALK = ((.43, .118, .198, 0.), (.75, .113, .007, .007), (1.41, .358, .004, 0.), (2.72, .078, 0., 0.))  # the rest stays
+SKIN_WALK = ((.43, .118, .198, 0.), (.75, .113, .007, .007), (1.41, .358, .004, 0.), (2.72, .078, 0., 0.))
 SILICONE_WALK = ((.75, .20, .20, .20), (1.6, .12, .12, .12))  # cast rubber scatters all colours alike
 
 def _shifted(values, step, axis):
     "Values from `step` places further on, zero from outside."
     moved = np.zeros_like(values)
     to, start = [slice(None)]*values.ndim, [slice(None)]*values.ndim
-    to[axis], start[axis] = (slice(None, -step), slice(step, None)) if step > 0 else (slice(-step, None), slice(None, step))
+    here, there = (slice(None, -step), slice(step, None)) if step > 0 else (slice(-step, None), slice(None, step))
+    to[axis], start[axis] = here, there
     moved[tuple(to)] = values[tuple(start)]
     return moved
 
@@ -330,17 +335,19 @@ def scattered(
     inside:np.ndarray,   # bool [h, w], where that material is
     pixel_mm:float,      # width of a pixel there
     walk:tuple,          # such as `SKIN_WALK`
+    grain:float=0.,      # pixels: what is finer stays, as it is the tracer's noise, which other materials have too
 ) -> np.ndarray:         # float32 [h, w, 3], unchanged outside
     "The same light after its walk; Gaussians below a third of a pixel change nothing."
     depth = np.where(inside, depth_mm, 0).astype(np.float32)
-    out = light.copy()
+    out, start = light.copy(), light
+    for axis in (1, 0) if grain else (): light = _blurred(light, depth, inside, pixel_mm, grain*pixel_mm, axis)
     for sigma, *shares in walk:
         if sigma < pixel_mm/3: continue
         used = [c for c in range(3) if shares[c]]
         spread = light[..., used]
         for axis in (1, 0): spread = _blurred(spread, depth, inside, pixel_mm, sigma, axis)
         out[..., used] += np.float32([shares[c] for c in used])*(spread - light[..., used])
-    return np.where(inside[..., None], out, light)
+    return np.where(inside[..., None], out, start)
 
 # %% ../nbs/07_optics.ipynb #c025
 def _stage(surroundings):
@@ -409,7 +416,7 @@ def _walked(radiance, gloss, hits, scene, parts, pinhole):
         box = tuple(slice(w[0], w[-1] + 1) for w in (np.flatnonzero(inside.any(k)) for k in (1, 0)))
         light = np.maximum(radiance[box] - gloss[box], 0)/colour[box]
         pixel = float(np.median(depth[inside]))/pinhole.focal
-        out[box] += (scattered(light, depth[box], inside[box], pixel, walk) - light)*colour[box]
+        out[box] += (scattered(light, depth[box], inside[box], pixel, walk, grain=1.) - light)*colour[box]
     return np.maximum(out, 0)
 
 def _trace(stage, parts, pinhole, spp, seed):

@@ -12,11 +12,12 @@ from functools import lru_cache
 import numpy as np
 
 from .heads import (RELIEF, _spot, eye_albedo, hair_field, head_bank, head_ids, head_shape, look_of, mesh_points,
-                          paint_albedo, rotation, skin_albedo, skin_regions, skin_relief, smoothed, turned, vertex_normals)
-from .optics import (CAMERAS, FACE, FACE_BOX, SILICONE_WALK, SKIN_WALK, WALL, CameraModel, Cut, Light, Pinhole, Surroundings,
-                           _bitmap, _glossy, _linear, _matte, _mesh, _mitsuba, _normals, _Part,
-                           _rgb, _stage, _trace, _translucent, _truth, cut_mesh, develop, draw_pinhole, draw_surroundings,
-                           draw_wall, noise)
+                          paint_albedo, rotation, skin_albedo, skin_regions, skin_relief, smoothed, turned,
+                          vertex_normals)
+from .optics import (CAMERAS, FACE, FACE_BOX, SILICONE_WALK, SKIN_WALK, WALL, CameraModel, Cut, Light, Pinhole,
+                           Surroundings, _bitmap, _glossy, _linear, _matte, _mesh, _mitsuba, _normals, _Part,
+                           _rgb, _stage, _trace, _translucent, _truth, cut_mesh, develop, draw_pinhole,
+                           draw_surroundings, draw_wall, noise)
 from .vocab import MESH, Region, Species
 
 # %% ../nbs/09_scenes.ipynb #c005
@@ -113,8 +114,8 @@ def _fabric(rng):
     return _matte(_bitmap(np.clip(pattern[..., None]*colour, .01, .9)))
 
 def _person(head, rng, *, surface=None, bare=None, eye=None, shape=None, hair=True, hidden=None):
-    """Dress a body in skin, hair and a garment, unless another `surface` is given for the head, the `bare` neck or the `eye`, and
-    another `shape`; corners of the skin that a mask has `hidden` are left out, so that nothing comes through it."""
+    """Dress a body in skin, hair and a garment, unless another `surface` is given for the head, the `bare` neck or the
+    `eye`, and another `shape`; corners of the skin that a mask has `hidden` are left out: nothing comes through it."""
     look, bank, alpha = look_of(head), head_bank(), float(rng.choice((.28, .34, .40)))
     skin, neck = surface or _skin(head, alpha), bare or _translucent(SKIN_WALK, look.skin, alpha, 1.45, .6)
     eye, fabric = eye or _eye(head, False), _fabric(rng)
@@ -130,7 +131,8 @@ def _person(head, rng, *, surface=None, bare=None, eye=None, shape=None, hair=Tr
         points, normals = _corners(vertices), _corners(normals)
         wide = points + normals*.008
         parts = [_Part(_mesh(skin[0], points, normals, bank.uv, seen), skin_regions(head), skin[1]),
-                 _Part(_mesh(neck[0], above(points), above(normals), above(bank.uv), above.triangles), Region.NECK, neck[1]),
+                 _Part(_mesh(neck[0], above(points), above(normals), above(bank.uv), above.triangles), Region.NECK,
+                       neck[1]),
                  _Part(_mesh(fabric, below(wide), below(normals), below(planar), below.triangles), Region.BACKGROUND),
                  _Part(_mesh(inside, points, normals, bank.uv, _part(2)), Region.MOUTH),
                  _Part(_mesh(tooth, points, normals, bank.uv, _part(3)), Region.MOUTH)]
@@ -213,7 +215,8 @@ def _with_glasses(rng, attack=False):
         pieces = [_tube(centre + outline, radius, True) for centre in centres]
         for side, centre in zip((1, -1), centres):
             hinge = centre + (side*wide, .002, .006)
-            pieces.append(_tube([hinge, hinge + (side*.010, .012, 0), (side*.081, -.115, centre[2] + .004)], radius, False))
+            arm = [hinge, hinge + (side*.010, .012, 0), (side*.081, -.115, centre[2] + .004)]
+            pieces.append(_tube(arm, radius, False))
         bow = [centres[0] + (-wide, 0, .005), (0, front - .003, centres[0][2] + .007), centres[1] + (wide, 0, .005)]
         pieces.append(_tube(bow, radius, False))
         points, triangles = _joined(pieces); points = turned(points, body.turn)
@@ -222,12 +225,18 @@ def _with_glasses(rng, attack=False):
         return parts, None
     return dress
 
+def _grid(rows, columns):
+    "Triangles of a sheet of rows and columns of points."
+    cell = np.arange(rows*columns).reshape(rows, columns)
+    return np.concatenate([np.stack(t, -1).reshape(-1, 3) for t in (
+        (cell[:-1, :-1], cell[1:, 1:], cell[:-1, 1:]), (cell[:-1, :-1], cell[1:, :-1], cell[1:, 1:]))])
+
+_WIGS = ((.45, .33, .13), (.30, .04, .03), (.02, .015, .015), (.42, .41, .40), (.10, .10, .40), (.35, .10, .25))
+
 def _with_long_hair(head, rng, wig=False):
     "Dress a body in hair down to the jaw or the shoulders: its own, or a wig."
-    look, own = look_of(head), np.random.default_rng([734, head])
-    draw = rng if wig else own                       # one's own hair is part of the look
-    colours = np.array([look.hair, (.45, .33, .13), (.30, .04, .03), (.02, .015, .015), (.42, .41, .40), (.10, .10, .40),
-                        (.35, .10, .25)])
+    draw = rng if wig else np.random.default_rng([734, head])       # one's own hair is part of the look
+    colours = np.array([look_of(head).hair, *_WIGS])
     colour = colours[draw.choice(7, p=(.2, .25, .13, .2, .1, .06, .06))] if wig else colours[0]
     volume, drop = draw.uniform(.010, .022) + .008*wig, draw.uniform(.05, .19)
     rows, columns = 30, 120
@@ -241,9 +250,7 @@ def _with_long_hair(head, rng, wig=False):
     surface = _glossy(_bitmap(texture), .25 if wig else .4, 1.45 if wig else 1.3)
     s = np.linspace(.02, 1, rows)[:, None]
     uv = np.stack(np.broadcast_arrays(np.linspace(0, 1, columns), s), -1).reshape(-1, 2)
-    cell = np.arange(rows*columns).reshape(rows, columns)
-    triangles = np.concatenate([np.stack(t, -1).reshape(-1, 3) for t in (
-        (cell[:-1, :-1], cell[1:, 1:], cell[:-1, 1:]), (cell[:-1, :-1], cell[1:, :-1], cell[1:, 1:]))])
+    triangles = _grid(rows, columns)
 
     def dress(body):
         scalp = body.rest[head_bank().vertex[_part(0)].ravel()]; scalp = scalp[scalp[:, 2] > .735]
@@ -251,8 +258,9 @@ def _with_long_hair(head, rng, wig=False):
         axes = np.array([np.abs(scalp[:, 0]).max(), 0, scalp[:, 2].max() - centre[2]]) + volume*np.array([1, 0, .7])
         back, front = scalp[:, 1].max() - centre[1] + volume, centre[1] - scalp[:, 1].min() + .6*volume
         quarter = np.pi/2*axes[2]
-        length = np.interp(degrees, (0, 90, 112, 128, 150, 180), quarter*np.array([1, 1, .95, .80, fringe + .02, fringe])
-                           ) + drop*np.interp(degrees, (92, 110), (1, 0)) + .004*lock
+        length = np.interp(degrees, (0, 90, 112, 128, 150, 180),
+                           quarter*np.array([1, 1, .95, .80, fringe + .02, fringe]))
+        length = length + drop*np.interp(degrees, (92, 110), (1, 0)) + .004*lock
         path = s*length
         polar, below = np.minimum(path/quarter, 1)*np.pi/2, np.maximum(path - quarter, 0)
         deep = np.where(np.cos(azimuth) > 0, back, front)
@@ -280,7 +288,7 @@ def _mask_field(kind, rng):
         slit = np.hypot(x/rng.uniform(.012, .020), (z - lips[2])/rng.uniform(.0015, .003)) - 1
         holes = np.minimum(holes, np.where(y < -.15, slit*.003, 1.))
     oval = 1 - np.hypot(x/wide, (z - .689)/np.where(z > .689, up, down))
-    if (half := rng.random()) < .2:                                                    # only the upper or the lower half
+    if (half := rng.random()) < .2:                                        # only the upper or the lower half
         oval = np.minimum(oval, 12*(z - .668 if half < .12 else .690 - z))
     return np.minimum.reduce([holes, oval*.07, (-.135 if kind == Species.PAPERMASK else -.114) - y])
 
@@ -348,7 +356,7 @@ def _eye_prints(pictures, body):
     outline = np.stack([.019*np.cos(angle), 0*angle, .011*np.sin(angle)], 1)
     yield from _prints(outline, head_bank().eyes[body.head][:, :3] + (0, -.0150, 0), pictures, body.turn)
 
-_GAP = {Species.PAPERMASK: .003, Species.RIGIDMASK: .0026, Species.FLEXIBLEMASK: .0015}   # metres that a mask stands off
+_GAP = {Species.PAPERMASK: .003, Species.RIGIDMASK: .0026, Species.FLEXIBLEMASK: .0015}  # metres off
 
 def _shell(kind, body, other, outward, gap, folds):
     "Vertices of a mask on a body that looks straight ahead."
@@ -363,16 +371,16 @@ def _shell(kind, body, other, outward, gap, folds):
 def _with_mask(kind, field, face, wearer, rng):
     "Dress a body in a paper, rigid or flexible mask that shows the head `face`."
     bank, paper = head_bank(), kind == Species.PAPERMASK
-    edge = rng.uniform(.0001, .0010) if paper else 0.                                    # metres of bare white along a cut
+    edge = rng.uniform(.0001, .0010) if paper else 0.                  # metres of bare white along a cut
     cut, rim = cut_mesh(_part(0), field - edge), cut_mesh(_part(0), np.minimum(field, edge - field)) if paper else None
     (surface, inner), scale = _mask_surface(kind, face, wearer, rng), rng.uniform(.99, 1.02)
     covered = np.zeros((len(bank.template), 1), bool)
-    covered[bank.vertex[field > -.004]] = True                                           # elsewhere landmarks are the wearer's
+    covered[bank.vertex[field > -.004]] = True                         # elsewhere landmarks are the wearer's
     gap = np.full((len(bank.template), 1), _GAP[kind])
     if kind == Species.RIGIDMASK: gap[bank.vertex] *= np.clip(field/.012, .3, 1)[:, None]         # thinner at the rim
     regions = _HOLLOW[skin_regions(face)] if kind == Species.FLEXIBLEMASK else Region.INSTRUMENT
     folds, prints, white = _creases(rng) if paper else 0., [], _matte(_rgb((.82, .81, .78)))
-    if paper and rng.random() < .35:                                                               # no holes for the eyes
+    if paper and rng.random() < .35:                                   # no holes for the eyes
         prints = [_glossy(_bitmap(_printed_eye(rng, look_of(wearer).skin)), .4)]*2
     face_on = dict(smile=rng.uniform(0, .5), open=max(0, rng.uniform(-.3, .6)), frown=max(0, rng.uniform(-.5, .4)))
     other = (head_shape(face, face_on) - bank.eyes[face][:, :3].mean(0))*scale
@@ -382,7 +390,8 @@ def _with_mask(kind, field, face, wearer, rng):
         shell = turned(_shell(kind, body, other, outward, gap, folds), body.turn)
         if kind == Species.FLEXIBLEMASK: shell = shell + vertex_normals(shell)*_hair_height(face)[:, None]
         points, normals = _corners(shell), _corners(vertex_normals(shell))
-        part = lambda cut, bsdf, *more: _Part(_mesh(bsdf, cut(points), cut(normals), cut(bank.uv), cut.triangles), *more)
+        part = lambda cut, bsdf, *more: _Part(
+            _mesh(bsdf, cut(points), cut(normals), cut(bank.uv), cut.triangles), *more)
         parts = [part(cut, surface, regions, inner)] + ([part(rim, white, Region.INSTRUMENT)] if paper else [])
         return [*parts, *_eye_prints(prints, body)], np.where(covered, shell, body.vertices)
     return dress
@@ -407,7 +416,7 @@ def _costume(species, head, rng, worn=None):
     masked = species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK)
     field = _mask_field(species, rng) if masked else None
     hidden = field > .006 if masked else None
-    if masked and species != Species.FLEXIBLEMASK: hidden &= _corners(_hair_height(head)) == 0   # hair falls over the rim
+    if masked and species != Species.FLEXIBLEMASK: hidden &= _corners(_hair_height(head)) == 0   # hair is over it
     if species == Species.FAKEHEAD: layers = [_puppet(head, rng)]
     else: layers = [_person(head, rng, hair=species != Species.WIG, hidden=hidden)]
     if species == Species.WIG: layers.append(_with_long_hair(head, rng, wig=True))
@@ -556,7 +565,7 @@ class Instrument:
     "A sheet or a screen that shows a face."
     support:str             # `hand` or `fixed`
     emits:bool              # a screen
-    white:np.ndarray        # float [3], reflectance of paper; radiance of a screen as a share of that of white paper in its place
+    white:np.ndarray        # float [3], reflectance of paper; radiance of a screen relative to white paper
     black:float             # of ink or of a dark screen, share of white
     saturation:float        # of the colours it can show
     gloss:float             # roughness of the surface, smaller is shinier
@@ -671,6 +680,13 @@ def _box(points):
 
 BOX_PER_OVAL = .92   # measured in `bench/build_heads`
 
+def _holders(tool, edges, rng):
+    "What may hold a sheet: a mount (place, half width, stand or clip, tone), and the fingers of two hands."
+    mount = (rng.uniform(-.03, .03), rng.uniform(.006, .014), rng.random() < .5, rng.uniform(.02, .3))
+    room = np.maximum(np.abs(edges[:2]) - .45*FACE_BOX*tool.scale, .002)    # beside the face, where fingers may be
+    return mount, [(hand, rng.uniform(-.05, .08), tool.border + min(rng.uniform(.004, .02), beside),
+                    int(rng.integers(1, 5))) for hand, beside in zip((-1, 1), room.tolist())]
+
 def recapture(
     source:Shot|list[Shot],     # what is shown; a clip moves on a screen
     species:str,                # one of `COMPOSED`
@@ -689,8 +705,7 @@ def recapture(
     if (species == Species.CUT) != (tool.wearer is not None): raise ValueError(
         f"recapture: {species} with wearer {type(tool.wearer).__name__}; "
         f"`cut`, and only `cut`, takes instrument={{'wearer': a bona fide Shot}}")
-    sources = source if isinstance(source, list) else [source]
-    surroundings = surroundings or draw_surroundings(rng=rng)
+    sources = source if isinstance(source, list) else [source]; surroundings = surroundings or draw_surroundings(rng=rng)
     paper = float(_irradiance(surroundings, FACE[None], np.array([0., -1, 0]), FACE + (0, -.5, 0), 0)[0].mean()/np.pi)
     shown = develop(np.stack([s.radiance for s in sources]), CAMERAS[str(rng.choice(list(CAMERAS)))], rng)
     middle, side = _box(sources[0].points)
@@ -699,31 +714,26 @@ def recapture(
     height, width = shown.shape[1:3]
     trim = (1 - tool.shown)*rng.dirichlet((1, 1))*width, (1 - tool.shown)*rng.dirichlet((1, 1))*height*.6
     window = np.r_[trim[0][0], width - trim[0][1], trim[1][0], height - trim[1][1]]
-    edges = (window - np.repeat(middle, 2))*metres                          # left, right, top, bottom from the face's middle
+    edges = (window - np.repeat(middle, 2))*metres        # left, right, top, bottom from the face's middle
     base, sway, phase = rng.normal(0, (.12, .10, .05)), rng.normal(0, (.03, .02, .01)), rng.uniform(0, 6, 3)
-    mount = (rng.uniform(-.03, .03), rng.uniform(.006, .014), rng.random() < .5, rng.uniform(.02, .3))
-    room = np.maximum(np.abs(edges[:2]) - .45*FACE_BOX*tool.scale, .002)    # beside the face, where fingers may be
-    presenter = [(hand, rng.uniform(-.05, .08), tool.border + min(rng.uniform(.004, .02), beside), int(rng.integers(1, 5)))
-                 for hand, beside in zip((-1, 1), room.tolist())]
+    mount, presenter = _holders(tool, edges, rng)
     skin, held = _any_skin(rng), tool.support == "hand"
-    grain = rng.standard_normal(shown.shape[1:], np.float32)
-    level = paper if tool.emits else 1.
-    shots = []
+    grain, level, shots = rng.standard_normal(shown.shape[1:], np.float32), paper if tool.emits else 1., []
     for t in range(clip):
         turn = rotation(*(base + held*sway*np.sin(phase + .7*t)))
         axes = np.array([[1., 0, 0], [0, 0, -1], [0, -1, 0]]) @ turn.T
         sheet = _Sheet(axes, FACE + held*.004*np.sin(phase + .5*t), tool.curvature)
         i = t % len(sources)
-        shots.append(_compose(sources[i], _ink(shown[i], tool, level, grain), sheet, pinhole, surroundings, tool, middle, metres,
-                              edges, presenter if held else [], mount, skin, t))
+        shots.append(_compose(sources[i], _ink(shown[i], tool, level, grain), sheet, pinhole, surroundings, tool,
+                              middle, metres, edges, presenter if held else [], mount, skin, t))
     return shots
 
 def _ink(picture, tool, level, grain):
-    """What paper or a screen shows of a picture: linear reflectance, or radiance at a `level` of the room's light. Ink comes in
-    drops of three colours whose `grain` (of unit deviation) shows where paper is not bare; a screen has none."""
+    """What paper or a screen shows of a picture: linear reflectance, or radiance at a `level` of the room's light. Ink
+    comes in drops of three colours whose `grain` (of unit deviation) shows where paper is not bare."""
     light = _linear(picture)
     light = light.mean(-1, keepdims=True)*(1 - tool.saturation) + light*tool.saturation
-    light = .18*(np.maximum(light, 0)/.18)**(1.4 if tool.emits else 1.25)             # the contrast that glare will take
+    light = .18*(np.maximum(light, 0)/.18)**(1.4 if tool.emits else 1.25)         # the contrast that glare takes
     if not tool.emits: light = light*np.exp(2.5*tool.dots*grain*np.sqrt(np.clip(1 - light, 0, 1)))
     return (level*tool.white*(tool.black + (1 - tool.black)*np.clip(light, 0, 1))).astype(np.float32)
 
@@ -735,20 +745,23 @@ def _dots(a, b, pixel, tool):
              for colour, q in enumerate(angles)]
     return 1 + tool.dots*np.stack(waves, -1)
 
+def _wall_seen(surroundings, eye, rays):
+    "The wall behind a sheet, and how far it is along the optical axis, metres."
+    import cv2
+    away, n = (FACE[1] + surroundings.distance - eye[1])/rays[..., 1], len(surroundings.wall)
+    at = eye + rays*away[..., None]
+    texel = ((at[..., [0, 2]] - FACE[[0, 2]])*(1, -1)/WALL + .5)*n - .5
+    wall = cv2.remap(surroundings.wall, *np.moveaxis(texel.astype(np.float32), -1, 0), cv2.INTER_LINEAR,
+                     borderMode=cv2.BORDER_REPLICATE)
+    return wall*_irradiance(surroundings, at, np.array([0., -1, 0]), eye, 0)[0]/np.pi, away
+
 def _compose(source, picture, sheet, pinhole, surroundings, tool, middle, metres, edges, presenter, mount, skin, t):
     "One frame of a recapture."
     import cv2
     rays, eye = pinhole.rays(), pinhole.matrix[:3, 3]
-    wall_t = (FACE[1] + surroundings.distance - eye[1])/rays[..., 1]
-    wall_at = eye + rays*wall_t[..., None]
-    n = len(surroundings.wall)
-    texel = ((wall_at[..., [0, 2]] - FACE[[0, 2]])*(1, -1)/WALL + .5)*n - .5
-    wall = cv2.remap(surroundings.wall, *np.moveaxis(texel.astype(np.float32), -1, 0), cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_REPLICATE)
-    light, _ = _irradiance(surroundings, wall_at, np.array([0., -1, 0]), eye, 0)
-    radiance = wall*light/np.pi
+    radiance, wall_t = _wall_seen(surroundings, eye, rays)
     a, b, along, normals = sheet.meet(eye, rays)
-    a, depth = np.where(along > 0, a, 9.), np.where(along > 0, along, 9.)                 # a missed sheet lies far to the side
+    a, depth = np.where(along > 0, a, 9.), np.where(along > 0, along, 9.)     # a missed sheet lies far to the side
     pixel = depth/pinhole.focal
     left, right, top, bottom = edges
     inside = np.minimum.reduce([a - left, right - a, b - top, bottom - b])
@@ -777,7 +790,8 @@ def _compose(source, picture, sheet, pinhole, surroundings, tool, middle, metres
     where = (source.points[:, :2] - middle)*metres
     points = pinhole.project(sheet.place(*where.T))
     points[:, 2] = source.points[:, 2]*metres*pinhole.focal/points[:, 2].mean()
-    return Shot(np.maximum(radiance, 0).astype(np.float32), regions, depth_mm.astype(np.float32), points.astype(np.float32))
+    radiance, depth_mm = np.maximum(radiance, 0).astype(np.float32), depth_mm.astype(np.float32)
+    return Shot(radiance, regions, depth_mm, points.astype(np.float32))
 
 def _eye_holes(surface, regions, depth_mm, source, wearer, u, v, light):
     "Cut the eyes out of a picture; the eyes of the person behind are seen there."

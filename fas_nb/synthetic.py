@@ -54,7 +54,7 @@ RENDER_PROFILES = {p.name: p for p in (
     RenderProfile("smoke", 4, 1, 1, {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
                   _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)), phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
     RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)), enrolment=False, alternate=True),
-    RenderProfile("small", 25, 4, 2, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
+    RenderProfile("small", 16, 4, 2.5, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
     RenderProfile("large", 64, 10, 4, _ALL, _wmca_counts((124, 108, 115), (55, 65, 55), (0, 0, 71), (100, 90, 73))))}
 
 # %% ../nbs/14_synthetic.ipynb #c007
@@ -462,9 +462,9 @@ def oulu_lists(plan:list[Planned]) -> dict[str, list[str]]:  # file name -> line
 
 # %% ../nbs/14_synthetic.ipynb #c051
 def renderer_hash() -> str:  # 12 hexadecimal digits
-    "What the pixels depend on: the code of heads, scenes and this module (without docstrings and comments) and the head bank."
+    "What the pixels depend on: the code of optics, heads, scenes and this module (without docstrings and comments) and the head bank."
     bank = Path(heads.__file__).parent/"assets/heads.npz"
-    return hashlib.sha256(syntax_hash(("heads", "scenes", "synthetic")).encode() + bank.read_bytes()).hexdigest()[:12]
+    return hashlib.sha256(syntax_hash(("optics", "heads", "scenes", "synthetic")).encode() + bank.read_bytes()).hexdigest()[:12]
 
 def _content(root):
     "One hash of all files of a data set, names included."

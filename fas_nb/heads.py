@@ -20,7 +20,7 @@ from .optics import noise
 from .vocab import MESH, Region
 
 # %% ../nbs/09_heads.ipynb #c005
-NAMESPACES = {"wmca": 36, "oulu_npu": 16, "casia_fasd": 20, "replay_attack": 18, "weights": 40, "masks": 18}
+NAMESPACES = {"wmca": 60, "oulu_npu": 40, "casia_fasd": 30, "replay_attack": 30, "weights": 40, "masks": 30}
 EXPRESSIONS = ("smile", "open", "frown", "blink")  # mouth corners up; jaw, brows; brows down, lips pressed; eyes shut
 TRAITS = ("gender", "age", "african", "asian", "caucasian")
 MASKS = ("lips", "eyelids", "ears")  # of the skin texture
@@ -264,7 +264,7 @@ def blood_field(
               + .12*_spot((0, -.205, .612), .014) + .30*ears + .10*lids + .10*below - .06*_spot((0, -.19, .76), .03))
     blotches = 1 + .45*noise(shape, (16, 32, 64), rng)
     vessels = .035*noise(shape, (128, 256), rng, fade=1)*np.clip(places*4, .4, 1.5)
-    return np.clip(places*look.redness*blotches + .05*noise(shape, (10, 20), rng) + vessels, -.10, .75)
+    return np.clip(.7*places*look.redness*blotches + .05*noise(shape, (10, 20), rng) + vessels, -.10, .5)
 
 def melanin_field(
     head:int,          # id of a head
@@ -317,7 +317,7 @@ def _hairs_on(albedo, head, rng):
         beard = _soft(np.minimum(.668 - place[2], -.105 - place[1]), .006)*(1 - lips)
         beard = beard*_soft(.057 - np.abs(neck_field(place) + .05), .006)
         dots = np.clip(noise(shape, ((768, 384),), rng) - .2, 0, 1.5)
-        albedo = albedo*np.exp(-look.stubble*(beard*(.30 + .55*dots))[..., None]*np.float32([1.05, 1., .85]))
+        albedo = albedo*np.exp(-look.stubble*(beard*(.40 + .30*dots))[..., None]*np.float32([1.05, 1., .85]))
     brow = hairs(brow_field(place, look.brows), .0012)*look.brow_density
     strands = ((48, 48), (96, 96), (192, 192)) if look.style == "curly" else ((192, 24), (384, 48))
     strand = np.clip(1 + .35*noise(shape, strands, rng, fade=.9), .3, 2)[..., None]

@@ -116,15 +116,15 @@ def _shell(kind, body, other, outward, gap, folds):
 def _with_mask(kind, field, face, wearer, rng):
     "Dress a body in a paper, rigid or flexible mask that shows the head `face`."
     bank, paper = head_bank(), kind == Species.PAPERMASK
-    edge = rng.uniform(.0001, .0010) if paper else 0.                  # metres of bare white along a cut
-    cut, rim = cut_mesh(_part(0), field - edge), cut_mesh(_part(0), np.minimum(field, edge - field)) if paper else None
+    edge = max(0, rng.uniform(-.0003, .0005)) if paper else 0.         # metres of bare white along a cut
+    cut, rim = cut_mesh(_part(0), field - edge), cut_mesh(_part(0), np.minimum(field, edge - field)) if edge else None
     (surface, inner), scale = _mask_surface(kind, face, wearer, rng), rng.uniform(.99, 1.02)
     covered = np.zeros((len(bank.template), 1), bool)
     covered[bank.vertex[field > -.004]] = True                         # elsewhere landmarks are the wearer's
     gap = np.full((len(bank.template), 1), _GAP[kind])
     if kind == Species.RIGIDMASK: gap[bank.vertex] *= np.clip(field/.012, .3, 1)[:, None]         # thinner at the rim
     regions = _HOLLOW[skin_regions(face)] if kind == Species.FLEXIBLEMASK else Region.INSTRUMENT
-    folds, prints, white = _creases(rng) if paper else 0., [], _matte(_rgb((.82, .81, .78)))
+    folds, prints, white = _creases(rng) if paper else 0., [], _matte(_rgb((.60, .59, .57)))
     if paper and rng.random() < .35:                                   # no holes for the eyes
         prints = [_glossy(_bitmap(_printed_eye(rng, look_of(wearer).skin)), .4)]*2
     face_on = dict(smile=rng.uniform(0, .5), open=max(0, rng.uniform(-.3, .6)), frown=max(0, rng.uniform(-.5, .4)))
@@ -137,7 +137,7 @@ def _with_mask(kind, field, face, wearer, rng):
         points, normals = _corners(shell), _corners(vertex_normals(shell))
         part = lambda cut, bsdf, *more: _Part(
             _mesh(bsdf, cut(points), cut(normals), cut(bank.uv), cut.triangles), *more)
-        parts = [part(cut, surface, regions, inner)] + ([part(rim, white, Region.INSTRUMENT)] if paper else [])
+        parts = [part(cut, surface, regions, inner)] + ([part(rim, white, Region.INSTRUMENT)] if rim else [])
         return [*parts, *_eye_prints(prints, body)], np.where(covered, shell, body.vertices)
     return dress
 

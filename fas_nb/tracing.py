@@ -195,12 +195,16 @@ def _stage(surroundings):
 
 _NEAR = .01  # metres before the camera at which rays start, and from which Mitsuba measures depth
 
-def _sensor(pinhole, spp, exact=False):
-    "A camera of Mitsuba; an `exact` one looks through the middle of each pixel."
+def _sensor(pinhole, spp, exact=False, box=None):
+    "A camera of Mitsuba; an `exact` one looks through the middle of each pixel; a `box` (rows, columns) is all it sees."
     mi, (w, h) = _mitsuba(), pinhole.size
     sampler = {"type": "stratified", "jitter": False} if exact else {"type": "multijitter"}
     film = {"type": "hdrfilm", "width": w, "height": h, "pixel_format": "rgb", "component_format": "float32",
             "rfilter": {"type": "box"}}
+    if box:
+        rows, columns = box
+        film |= {"crop_offset_x": columns.start, "crop_width": columns.stop - columns.start,
+                 "crop_offset_y": rows.start, "crop_height": rows.stop - rows.start}
     fov = float(2*np.degrees(np.arctan(w/2/pinhole.focal)))
     return mi.load_dict({"type": "perspective", "fov": fov, "near_clip": _NEAR,
                          "to_world": mi.ScalarTransform4f(pinhole.matrix.tolist()), "film": film,
@@ -208,7 +212,7 @@ def _sensor(pinhole, spp, exact=False):
 
 def _gloss(scene, parts, sensor, seed):
     "What the coats of translucent parts throw back at once; all else is black, and lamps are not seen."
-    mi = _mitsuba(); black = _matte(_BLACK)
+    mi, black = _mitsuba(), _matte(_BLACK)
     path = mi.load_dict({"type": "path", "max_depth": 2, "hide_emitters": True})
     own = [part.shape.bsdf() for part in parts]
     for part in parts: part.shape.set_bsdf(part.inner.coat if part.inner else black)
@@ -228,8 +232,16 @@ def _texture_at(texture, hits):
     blurred = cv2.blur(texture, (2, 2))
     return cv2.remap(blurred, column[None] + .5, row[None] + .5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
 
-def _walked(radiance, gloss, hits, scene, parts, pinhole):
+def _frame(inside):
+    "Rows and columns of the smallest box around all that is inside."
+    return tuple(slice(int(w[0]), int(w[-1]) + 1) for w in (np.flatnonzero(inside.any(k)) for k in (1, 0)))
+
+def _walked(radiance, hits, scene, parts, pinhole, spp, seed):
     "A picture in which light has walked inside the parts where it can."
+    numbers = [_shape_number(scene, part) for part in parts if part.inner]
+    if not (translucent := np.isin(hits[..., 3].astype(int), numbers)).any(): return radiance
+    seen, gloss = _frame(translucent), np.zeros(radiance.shape, np.float32)
+    gloss[seen] = _gloss(scene, parts, _sensor(pinhole, spp, box=seen), seed)
     walks, out = {}, radiance.copy()
     for part in parts:
         if part.inner: walks.setdefault(part.inner.walk, []).append(part)
@@ -241,7 +253,7 @@ def _walked(radiance, gloss, hits, scene, parts, pinhole):
             inside |= here
             if here.any(): colour[here] = np.sqrt(np.clip(_texture_at(part.inner.colour, hits[here]), .02, 1))
         if not inside.any(): continue
-        box = tuple(slice(w[0], w[-1] + 1) for w in (np.flatnonzero(inside.any(k)) for k in (1, 0)))
+        box = _frame(inside)
         light = np.maximum(radiance[box] - gloss[box], 0)/colour[box]
         pixel = float(np.median(depth[inside]))/pinhole.focal
         out[box] += (scattered(light, depth[box], inside[box], pixel, walk, grain=1.) - light)*colour[box]
@@ -256,10 +268,7 @@ def _trace(stage, parts, pinhole, spp, seed):
     radiance = picture[..., :3].astype(np.float32)
     truth = mi.load_dict({"type": "aov", "aovs": "t:depth,uv:uv,shape:shape_index"})
     hits = np.array(mi.render(scene, sensor=_sensor(pinhole, 1, exact=True), integrator=truth, seed=0))[..., -4:]
-    if any(part.inner for part in parts):
-        gloss = _gloss(scene, parts, _sensor(pinhole, max(1, spp//4)), seed + 1).astype(np.float32)
-        radiance = _walked(radiance, gloss, hits, scene, parts, pinhole)
-    return radiance, hits, scene
+    return _walked(radiance, hits, scene, parts, pinhole, max(1, spp//4), seed + 1), hits, scene
 
 def _truth(hits, scene, parts, pinhole):
     "Regions and depth from what the middle of each pixel hits."

@@ -27,9 +27,11 @@ def face_axes(
     points:np.ndarray,       # float [478, 3], in pixels
     shape:tuple[int, int],   # (height, width)
 ) -> tuple[np.ndarray, np.ndarray, float]:  # float [H, W] each, and the unit in pixels
-    "How far each pixel lies to the subject's left of the middle between the eyes, and how far below it, in inter-ocular distances of a face that looks at the camera."
+    """How far each pixel lies to the subject's left of the middle between the eyes, and how far below it, in
+    inter-ocular distances of a face that looks at the camera."""
     right = np.subtract(*points[list(EYE_CORNERS[::-1]), :2].astype(float))
-    unit = max(np.linalg.norm(right), np.linalg.norm(points[152, :2] - points[10, :2])/1.89)  # a turned face keeps its height
+    # a turned face keeps its height
+    unit = max(np.linalg.norm(right), np.linalg.norm(points[152, :2] - points[10, :2])/1.89)
     right = right/max(np.linalg.norm(right), 1e-9)
     rows, columns = np.mgrid[:shape[0], :shape[1]] + .5
     x, y = columns - points[list(EYE_CORNERS), 0].mean(), rows - points[list(EYE_CORNERS), 1].mean()
@@ -44,7 +46,8 @@ def _laid(image, over, mask, sigma=.8):  # `over` lies on `image` where the mask
 
 # %% ../nbs/17_looks.ipynb #c007
 TEXTURES = {  # of `skimage.data`, in the wheel
-    "train": ("brick", "grass", "gravel", "coffee", "hubble_deep_field", "immunohistochemistry", "page", "text", "moon", "coins"),
+    "train": ("brick", "grass", "gravel", "coffee", "hubble_deep_field", "immunohistochemistry", "page", "text", "moon",
+              "coins"),
     "held_out": ("rocket", "retina", "chelsea", "clock")}
 HAIR_COLOURS = np.float32([[20, 16, 14], [45, 30, 20], [90, 60, 35], [150, 110, 60], [200, 170, 120], [120, 50, 25],
                            [150, 150, 150], [220, 215, 210]])
@@ -135,7 +138,8 @@ def _beard(image, face, rng):
     across, down, _ = face_axes(face.points, face.regions.shape)
     start = rng.uniform(.62, .8) - rng.uniform(.3, .9)*np.maximum(np.abs(across) - .3, 0)     # rises towards the ears
     if rng.random() < .3: start = np.where(np.abs(across) < rng.uniform(.3, .5), start, 9.)    # around the mouth alone
-    grown = np.isin(face.regions, (Region.SKIN, Region.NECK)) & (down > start + .05*cloudy(rng, len(image), 1.5)) & (down < 1.5)
+    grown = (np.isin(face.regions, (Region.SKIN, Region.NECK))
+             & (down > start + .05*cloudy(rng, len(image), 1.5)) & (down < 1.5))
     return _laid(image, hair_look(rng, len(image)), grown*rng.uniform(.3, 1.), rng.uniform(1, 4))
 
 def new_materials(
@@ -185,7 +189,8 @@ def _lenses(face, rng):
     p, power = face.points, rng.uniform(2, 6)
     width, height, thick = rng.uniform(.25, .34), rng.uniform(.18, .3), rng.uniform(.02, .09)
     inner, outer = np.zeros((2, *across.shape), bool)
-    drop, narrow = rng.uniform(0, .08), np.linalg.norm(p[33, :2] - p[263, :2])/unit         # a turned head shows narrow lenses
+    # a turned head shows narrow lenses
+    drop, narrow = rng.uniform(0, .08), np.linalg.norm(p[33, :2] - p[263, :2])/unit
     for iris in (468, 473):
         x, y = p[iris, :2].astype(int).clip(0, np.array(across.shape[::-1]) - 1)
         u, v = (across - across[y, x])/max(narrow, .4), down - down[y, x] - drop
@@ -207,8 +212,10 @@ def put_on_glasses(face:LabelledFace, rng:np.random.Generator) -> LabelledFace:
     image, side = face.image.astype(np.float32), len(face.image)
     worn, kind = frame, rng.random()
     if kind < .15:
-        image, worn = _laid(image, rng.uniform(0, 70, 3) + rng.uniform(0, 25)*cloudy(rng, side, 2.)[..., None], inner), frame | inner
-    elif kind < .5: image = _laid(image, image + rng.uniform(20, 140)*(cloudy(rng, side, 2.)[..., None] > 1), inner, 1.5)
+        image, worn = _laid(
+            image, rng.uniform(0, 70, 3) + rng.uniform(0, 25)*cloudy(rng, side, 2.)[..., None], inner), frame | inner
+    elif kind < .5:
+        image = _laid(image, image + rng.uniform(20, 140)*(cloudy(rng, side, 2.)[..., None] > 1), inner, 1.5)
     colour = rng.uniform(0, 255, 3) if rng.random() < .4 else np.full(3, rng.uniform(0, 80))
     image = _laid(image, colour + rng.uniform(0, 30)*cloudy(rng, side, 1.5)[..., None], frame, .6)
     return replace(face, image=_bytes(image), regions=np.where(worn, np.uint8(Region.GLASSES), face.regions))
@@ -233,7 +240,8 @@ def hang_fringe(face:LabelledFace, rng:np.random.Generator) -> LabelledFace:
 
 def _hat(across, down, rng):
     edge, top, wide = rng.uniform(-.85, -.35), rng.uniform(-2.4, -1.4), rng.uniform(.9, 1.2)
-    crown = (down < edge - rng.uniform(0, .4)*across**2) & (np.abs(across/wide)**3 + np.abs((down - edge)/(edge - top))**3 < 1)
+    crown = ((down < edge - rng.uniform(0, .4)*across**2)
+             & (np.abs(across/wide)**3 + np.abs((down - edge)/(edge - top))**3 < 1))
     if rng.random() < .5: return crown
     return crown | (np.hypot(across/rng.uniform(1.2, 2.2), (down - edge)/rng.uniform(.12, .3)) < 1)   # with a brim
 
@@ -278,14 +286,16 @@ def occlude(
     mask, look = _THINGS[thing](across, down, rng), texture(rng, len(across), split)
     skin = np.isin(face.regions, _BARE)
     if thing == "hand" and skin.any():
-        look = np.median(face.image[skin], 0)*rng.uniform(.7, 1.3)*rng.uniform(.93, 1.07, 3) + 8*cloudy(rng, len(across), 1.8)[..., None]
+        look = (np.median(face.image[skin], 0)*rng.uniform(.7, 1.3)*rng.uniform(.93, 1.07, 3)
+                + 8*cloudy(rng, len(across), 1.8)[..., None])
     if thing == "microphone": look = look*.3
     light = .8 + .2*cloudy(rng, len(across), 2.)[..., None]*rng.uniform(0, 1)
     return _cover(face, mask, look*light, rng)
 
 # %% ../nbs/17_looks.ipynb #c015
 def moved(face:LabelledFace, rng:np.random.Generator) -> LabelledFace:
-    "Turned (12 degrees), scaled (15 %) and shifted (5 % of the side), each a standard deviation; what comes in from outside is background."
+    """Turned (12 degrees), scaled (15 %) and shifted (5 % of the side), each a standard deviation; what comes in from
+    outside is background."""
     import cv2
     side = len(face.image)
     scale = float(np.exp(rng.normal(0, .15)))
@@ -343,7 +353,7 @@ def randomised(
     face:LabelledFace,
     rng:np.random.Generator,
     split:str="train",        # which textures
-    attack:bool=False,        # is an instrument shown? Then nothing is laid over it, and half of them keep their materials
+    attack:bool=False,        # is an instrument shown? Nothing is laid over it, and half of them keep their materials
     place:bool=True,          # turn, scale and shift as well?
 ) -> LabelledFace:
     "A rendered face as no renderer shows it."

@@ -31,7 +31,6 @@ LONGER = dict(  # module -> its lines, of them over 120 characters, functions ov
     heads=(400, 0, 0, 0),
     datasets=(697, 0, 0, 0),
     synthetic=(581, 0, 0, 0),
-    detectors=(105, 8, 0, 16),
     landmarks=(412, 19, 0, 51),
     sam_masks=(795, 62, 0, 140),
     depth=(199, 6, 0, 41),

@@ -83,7 +83,8 @@ def normalise_depth(
         result[known] = 1 - depth[known]/255
     else:
         values = depth[known] if mode == "nearest_is_small" else -depth[known]
-        near, far = np.percentile(values, percentiles) if tuple(percentiles) != (0, 100) else (values.min(), values.max())
+        near, far = (np.percentile(values, percentiles) if tuple(percentiles) != (0, 100)
+                     else (values.min(), values.max()))
         flat = far - near < flat_below or far == near
         result[known] = .5 if flat else ((far - values)/(far - near)).clip(0, 1)
     if known.any(): result = fill_nearest(result, known, mask)
@@ -142,7 +143,8 @@ def sensor_depth(
 # %% ../nbs/22_depth_channels.ipynb #6239d93b
 MESH_AGREES = .5                       # least correlation of a sensor's depth with the mesh inside of the face
 RELIEF_MM = 15., 500.                  # of a head, between the 2nd and 98th percentile inside the mesh
-_TURNS = {"turned by 90 degrees": (1, 0), "turned by 180 degrees": (2, 0), "turned by 270 degrees": (3, 0), "mirrored": (0, 1), "upside down": (2, 1)}
+_TURNS = {"turned by 90 degrees": (1, 0), "turned by 180 degrees": (2, 0), "turned by 270 degrees": (3, 0),
+          "mirrored": (0, 1), "upside down": (2, 1)}
 
 def depth_misfit(
     image:np.ndarray,          # uint8 [H, W, 3] RGB
@@ -165,17 +167,19 @@ def depth_misfit(
     if fit is not None and fit < -MESH_AGREES: found.append(
         "near is large where it should be small" if near else "near is small already; leave out depth_polarity")
     if near and not said and not NEAREST_MM <= middle <= FARTHEST_MM: found.append(
-        f"the distance of the face is {middle:.4g} mm, expected {NEAREST_MM:.0f} to {FARTHEST_MM:.0f}" + (", are these metres?" if .1 <= middle <= 5 else ""))
+        f"the distance of the face is {middle:.4g} mm, expected {NEAREST_MM:.0f} to {FARTHEST_MM:.0f}"
+        + (", are these metres?" if .1 <= middle <= 5 else ""))
     if presentation.species == BONA_FIDE and not RELIEF_MM[0] <= high - low <= RELIEF_MM[1]: found.append(
         f"the relief of the face is {high - low:.3g} mm, expected {RELIEF_MM[0]:.0f} to {RELIEF_MM[1]:.0f}")
     if fit is not None and not found:
-        turn, best = max(((name, _follows(_turned(raw, *how), z, face)) for name, how in _TURNS.items() if _turned(raw, *how).shape == raw.shape),
-                         key=lambda pair: pair[1])
+        turn, best = max(((name, _follows(_turned(raw, *how), z, face)) for name, how in _TURNS.items()
+                          if _turned(raw, *how).shape == raw.shape), key=lambda pair: pair[1])
         if fit < MESH_AGREES or best > max(fit + .15, .8): found.append(
             f"it does not follow the face (correlation {fit:.2f} with its mesh, expected {MESH_AGREES} or more)"
             + (f"; it is {turn}, save it as the picture is shown" if best > max(fit + .15, .8) else ""))
     if not found: return ""
-    return "; ".join(found) + "; say depth_mm_per_unit and depth_polarity in the table, or save the depth as the picture lies"
+    return "; ".join(found) + (
+        "; say depth_mm_per_unit and depth_polarity in the table, or save the depth as the picture lies")
 
 def _turned(raw, quarters, mirrored): return np.rot90(raw[:, ::-1] if mirrored else raw, quarters)
 

@@ -33,7 +33,6 @@ LONGER = dict(  # module -> its lines, of them over 120 characters, functions ov
     synthetic=(581, 0, 0, 0),
     landmarks=(412, 19, 0, 51),
     sam_masks=(795, 62, 0, 140),
-    depth=(199, 6, 0, 41),
     maps=(921, 94, 0, 175),
     explorer=(282, 14, 0, 26),
     dccdn=(530, 0, 0, 0),

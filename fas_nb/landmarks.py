@@ -19,7 +19,8 @@ import numpy as np
 
 from .datasets import GivenFace, frame_indices, read_frames
 from .face_models import detect_faces, mesh_of
-from .vocab import EYE_CORNERS, FRAME_FACTOR, MESH, PLANAR, Frames, InputError, Landmarks, Presentation, Region, Species
+from .vocab import (EYE_CORNERS, FRAME_FACTOR, MESH, PLANAR, Frames, InputError, Landmarks, Presentation, Region,
+                          Species)
 
 # %% ../nbs/20_landmark_prompting.ipynb #c005
 def face_crop(
@@ -27,7 +28,8 @@ def face_crop(
     box:np.ndarray,             # float [4] XYXY pixels: the face box
     size:int,                   # side of the crop, pixels
     factor:float=FRAME_FACTOR,  # side of the window, in sides of the face box (its longer one)
-) -> tuple[np.ndarray, float, tuple[float, float]]:  # uint8 [size, size, 3], new pixels per old one, origin in old pixels
+# uint8 [size, size, 3], new pixels per old one, origin in old pixels
+) -> tuple[np.ndarray, float, tuple[float, float]]:
     "A square window around a face, resized."
     import cv2
     h, w = image.shape[:2]
@@ -76,7 +78,8 @@ def _mean() -> dict[str, np.ndarray]:
     "The shipped mean mesh: `points` float32 [478, 3], `box` [4], `mirror` [478]."
     with (files("fas_nb")/"assets/mean_mesh.npz").open("rb") as f, np.load(f) as z: return {k: z[k] for k in z.files}
 
-def mean_mesh() -> np.ndarray:  # float32 [478, 3], inter-ocular distance 1, origin between the outer eye corners, y down
+def mean_mesh(
+) -> np.ndarray:  # float32 [478, 3], inter-ocular distance 1, origin between the outer eye corners, y down
     "The symmetric mean of many faces."
     return _mean()["points"].copy()
 
@@ -95,7 +98,8 @@ def fit_mean_mesh(
 ) -> np.ndarray:               # float32 [478, 3], pixels
     "The mean mesh moved, turned and scaled onto points of a face, by least squares."
     if len(points) != len(indices) or len(points) < 2: raise ValueError(
-        f"fit_mean_mesh: {len(points)} points and {len(indices)} indices; give two or more of each, one index per point")
+        f"fit_mean_mesh: {len(points)} points and {len(indices)} indices; "
+        "give two or more of each, one index per point")
     return _fit(_mean()["points"][list(indices), :2], np.asarray(points, float)[:, :2])
 
 def _fit(source, target):  # a similarity in the plane is the complex line t = a s + b; z takes its scale
@@ -118,15 +122,17 @@ def from_ibug68(
     box:np.ndarray|None=None,  # float [4] XYXY pixels; around the fitted mesh where `None`
     score:float=1.,            # confidence of the detector, 0-1
 ) -> Landmarks:                # `source` is `ibug68`, `native` holds the 68 points
-    """Landmarks of a 68-point detector: its own points where it has them, so that prompts and key areas stand where it says; between and beyond them the mean mesh, fitted
-    and bent to them (a thin-plate spline, exact at the 68)."""
-    if np.shape(points) != (68, 2) or not np.isfinite(points).all() or not np.ptp(points, axis=0).all(): raise ValueError(
-        f"from_ibug68: points have shape {np.shape(points)}, expected (68, 2), finite and not all in one line")
+    """Landmarks of a 68-point detector: its own points where it has them, so that prompts and key areas stand where it
+    says; between and beyond them the mean mesh, fitted and bent to them (a thin-plate spline, exact at the 68)."""
+    if np.shape(points) != (68, 2) or not np.isfinite(points).all() or not np.ptp(points, axis=0).all():
+        raise ValueError(
+            f"from_ibug68: points have shape {np.shape(points)}, expected (68, 2), finite and not all in one line")
     from scipy.interpolate import RBFInterpolator
     mesh = fit_mean_mesh(points, IBUG68)
     known, kept = np.unique(IBUG68, return_index=True)          # a thin plate cannot be in two places at once
     moved = np.asarray(points, float)[kept] - mesh[known, :2]
-    mesh[:, :2] += RBFInterpolator(mesh[known, :2].astype(float), moved, kernel="thin_plate_spline")(mesh[:, :2].astype(float))
+    mesh[:, :2] += RBFInterpolator(
+        mesh[known, :2].astype(float), moved, kernel="thin_plate_spline")(mesh[:, :2].astype(float))
     if box is None: box = np.r_[mesh[:, :2].min(0), mesh[:, :2].max(0)]
     return Landmarks(mesh, np.float32(box), "ibug68", score, np.float32(points))
 
@@ -137,7 +143,8 @@ def _check_image(image, function):
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
             and image.size):
         kind = getattr(image, "dtype", type(image).__name__)
-        raise ValueError(f"{function}: image has shape {np.shape(image)} and type {kind}, expected uint8 [H, W, 3] RGB; "
+        raise ValueError(f"{function}: image has shape {np.shape(image)} and type {kind}, "
+                         "expected uint8 [H, W, 3] RGB; "
                          f"convert grey, alpha or 16-bit images first")
 
 def _parts(height, width):   # one list of squares for each size, large ones first: ((x, y) of the middle, side)
@@ -166,7 +173,8 @@ def face_boxes(
     zoom = zoom if max(h, w)*zoom <= 4096 else 1
     seen = image if zoom == 1 else cv2.resize(image, (w*zoom, h*zoom), interpolation=cv2.INTER_LINEAR)
     found = detect_faces(seen, "face_near") or detect_faces(seen, "face_far") or _in_parts(seen)
-    return sorted(((f.box/np.float32(zoom), f.score) for f in found), key=lambda b: -(b[0][2] - b[0][0])*(b[0][3] - b[0][1]))
+    return sorted(((f.box/np.float32(zoom), f.score) for f in found),
+                  key=lambda b: -(b[0][2] - b[0][0])*(b[0][3] - b[0][1]))
 
 def face_box(
     image:np.ndarray,    # uint8 [H, W, 3] RGB
@@ -195,7 +203,8 @@ def _mesh(image, box, score):
 def detect_landmarks(
     image:np.ndarray,            # uint8 [H, W, 3] RGB
     box:np.ndarray|None=None,    # float [4] XYXY pixels: the face, where it is known; found where `None`
-    finder:Callable|None=None,   # another detector of points: (image, box) -> float [68, 2] (iBUG), [478, 3] (mesh), or None where it finds none
+    # another detector of points: (image, box) -> float [68, 2] (iBUG), [478, 3] (mesh), or None where it finds none
+    finder:Callable|None=None,
 ) -> list[Landmarks]:            # largest face first; empty where no face is found; a given box gives exactly one
     "The 478 landmarks of each face; the mean mesh (`source` fallback, `score` 0) where a box holds no mesh."
     _check_image(image, "detect_landmarks")
@@ -207,7 +216,8 @@ def largest_face(
 ) -> Landmarks:
     "The landmarks of the largest face; `InputError` where there is none."
     for face in detect_landmarks(image): return face
-    raise InputError(f"no face found in an image of {image.shape[1]} x {image.shape[0]} pixels; give landmarks, or crop the image to the face")
+    raise InputError(f"no face found in an image of {image.shape[1]} x {image.shape[0]} pixels; "
+                     "give landmarks, or crop the image to the face")
 
 def _found(finder, image, box, score):
     points = finder(image, box)
@@ -215,7 +225,8 @@ def _found(finder, image, box, score):
     points = np.asarray(points, np.float32)
     if points.shape == (68, 2): return from_ibug68(points, box, score)
     if points.shape == (478, 3): return Landmarks(points, box, "mesh", score)
-    raise ValueError(f"detect_landmarks: {getattr(finder, '__name__', 'the finder')} gave points of shape {points.shape}; expected [68, 2], [478, 3] or None")
+    raise ValueError(f"detect_landmarks: {getattr(finder, '__name__', 'the finder')} gave points of shape "
+                     f"{points.shape}; expected [68, 2], [478, 3] or None")
 
 def named_function(
     name:str,   # `module:function`
@@ -225,7 +236,8 @@ def named_function(
     try: found = resolve_name(name)
     except (ValueError, ImportError, AttributeError) as error: raise InputError(
         f"{use} {name!r}: no function of that name can be imported ({error}); give module:function", 2) from error
-    if ":" not in name or not callable(found): raise InputError(f"{use} {name!r} is no function; give module:function", 2)
+    if ":" not in name or not callable(found):
+        raise InputError(f"{use} {name!r} is no function; give module:function", 2)
     return found
 
 # %% ../nbs/20_landmark_prompting.ipynb #c024
@@ -262,12 +274,14 @@ def find_face(
     last:np.ndarray|None=None,   # float [4] XYXY pixels: where the face was in the frame before
     finder:Callable|None=None,   # as for `detect_landmarks`
 ) -> Landmarks|None:             # `None` where no face is given or found
-    "A given face as it is detected there, else what the given box holds; without one the face that was there before, else the largest."
+    """A given face as it is detected there, else what the given box holds; without one the face that was there before,
+    else the largest."""
     found = detect_landmarks(image, finder=finder)
     def at(place):
         best = max(found, key=lambda f: _overlap(f.box, place), default=None)
         return best if best and _overlap(best.box, place) > .25 else None
-    if box is not None and _overlap(box, np.float32([0, 0, *image.shape[1::-1]])): return at(box) or detect_landmarks(image, box, finder)[0]
+    if box is not None and _overlap(box, np.float32([0, 0, *image.shape[1::-1]])):
+        return at(box) or detect_landmarks(image, box, finder)[0]
     return last is not None and at(last) or next(iter(found), None)
 
 def find_faces(
@@ -276,7 +290,8 @@ def find_faces(
     factor:float=FRAME_FACTOR,   # side of a window, in sides of the face box
     finder:Callable|None=None,   # as for `detect_landmarks`
 ) -> list[Landmarks]:            # one of each frame
-    "The same face in each frame; where there is none, the mean mesh in the box of the nearest frame that has one, or in the middle."
+    """The same face in each frame; where there is none, the mean mesh in the box of the nearest frame that has one,
+    or in the middle."""
     faces, last = [], None
     for image, box in zip(images, boxes or [None]*len(images)):
         faces.append(find_face(image, box, last, finder))
@@ -313,7 +328,8 @@ def crop_images(
         crops.append((crop, face.moved(scale, offset).points, face.source))
     crops = list(zip(*crops)) or [[], [], []]
     frame = np.arange(len(images)) if frame is None else frame
-    return Frames(np.array(crops[0], np.uint8).reshape(-1, size, size, 3), np.array(crops[1], np.float32).reshape(-1, 478, 3),
+    return Frames(np.array(crops[0], np.uint8).reshape(-1, size, size, 3),
+                  np.array(crops[1], np.float32).reshape(-1, 478, 3),
                   np.array([id]*len(images), dtype=str), np.asarray(frame, int), np.array(crops[2], dtype=str))
 
 # %% ../nbs/20_landmark_prompting.ipynb #c031
@@ -326,7 +342,8 @@ class Prompt:
 
     def __post_init__(self):
         if len(self.point_coords) != len(self.point_labels): raise ValueError(
-            f"Prompt: {len(self.point_coords)} point_coords but {len(self.point_labels)} point_labels; give one label per point")
+            f"Prompt: {len(self.point_coords)} point_coords but {len(self.point_labels)} point_labels; "
+            "give one label per point")
 
 @dataclass(frozen=True, slots=True)
 class PromptRule:
@@ -378,7 +395,8 @@ HALVES = {  # a mask may cover one half of a face only: beside the rule of its s
                         (*(i for i in MESH["oval"] if i not in _UPPER), 5), 1.1)}
 HALVED = (Species.PAPERMASK, Species.RIGIDMASK)
 _SHEET = PromptRule((_at(4), _at(234, x=-.6), _at(454, x=.6), _at(10, y=-.6), _at(152, y=.6)), (), MESH["oval"], 2.2)
-INSTRUMENTS = {  # PAI species -> how its instrument is prompted (fake `glasses`, masks, a wig); `PROMPTS["glasses"]` are ordinary glasses
+# PAI species -> how its instrument is prompted; fake `glasses`, where `PROMPTS["glasses"]` are ordinary ones
+INSTRUMENTS = {
     Species.GLASSES: PromptRule((_at(168), *_IRISES, _at(226, 127), _at(446, 356)),
                                 (*_CHEEKS, _at(9), _at(4), _at(105), _at(334)),
                                 MESH["right_eye"] + MESH["left_eye"], 1.5),

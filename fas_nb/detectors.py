@@ -47,16 +47,19 @@ def load_tddfa(
     "3DDFA_V2 from the user's clone, once per process."
     folder = Path(folder or os.environ.get("FAS_NB_3DDFA_V2", ""))
     if folder == Path() or not folder.is_dir(): raise InputError(
-        f"3ddfa_v2: no folder {str(folder)!r}; clone github.com/cleardusk/3DDFA_V2 and name its folder in FAS_NB_3DDFA_V2", 2)
+        f"3ddfa_v2: no folder {str(folder)!r}; clone github.com/cleardusk/3DDFA_V2 and name its folder in "
+        "FAS_NB_3DDFA_V2", 2)
     for name, expected in TDDFA_FILES.items():
-        if not (folder/name).is_file(): raise InputError(f"3ddfa_v2: {folder/name} is missing; its repository says where to get it", 2)
+        if not (folder/name).is_file(): raise InputError(
+            f"3ddfa_v2: {folder/name} is missing; its repository says where to get it", 2)
         if (found := _blob(folder/name)) != expected: raise InputError(
             f"3ddfa_v2: {folder/name} has git hash {found}, expected {expected}; get the published file again", 2)
     import torch
     learning = torch.is_grad_enabled()   # it switches gradients off for the whole process
     try:
         with _modules_of(folder.absolute()): return import_module("TDDFA").TDDFA(
-            arch="mobilenet", widen_factor=1., size=120, num_params=62, checkpoint_fp=str(folder/"weights/mb1_120x120.pth"), bfm_fp=str(folder/"configs/bfm_noneck_v3.pkl"))
+            arch="mobilenet", widen_factor=1., size=120, num_params=62,
+            checkpoint_fp=str(folder/"weights/mb1_120x120.pth"), bfm_fp=str(folder/"configs/bfm_noneck_v3.pkl"))
     finally: torch.set_grad_enabled(learning)
 
 def tddfa_points(
@@ -87,10 +90,13 @@ def tddfa_triangles() -> np.ndarray:   # int [m, 3], indices of the dense points
 def _dlib_predictor():
     try: import dlib
     except ImportError: raise InputError("dlib: the package is not there; pip install dlib-bin", 2) from None
-    named, package = os.environ.get("FAS_NB_DLIB68"), find_spec("face_recognition_models")   # found, not imported: its import fails without setuptools
-    path = Path(named) if named else package and Path(package.origin).parent/"models/shape_predictor_68_face_landmarks.dat"
+    # found, not imported: its import fails without setuptools
+    named, package = os.environ.get("FAS_NB_DLIB68"), find_spec("face_recognition_models")
+    path = (Path(named) if named else
+            package and Path(package.origin).parent/"models/shape_predictor_68_face_landmarks.dat")
     if path is None or not path.is_file(): raise InputError(
-        f"dlib: no model{f' at {path}' if path else ''}; name shape_predictor_68_face_landmarks.dat in FAS_NB_DLIB68, or pip install face-recognition-models", 2)
+        f"dlib: no model{f' at {path}' if path else ''}; name shape_predictor_68_face_landmarks.dat in FAS_NB_DLIB68, "
+        "or pip install face-recognition-models", 2)
     return dlib.rectangle, dlib.shape_predictor(str(path))
 
 def dlib68(
@@ -99,7 +105,9 @@ def dlib68(
 ) -> np.ndarray:         # float32 [68, 2], iBUG order
     "The 68 landmarks of dlib."
     rectangle, predictor = _dlib_predictor()
-    return np.float32([(p.x, p.y) for p in predictor(np.ascontiguousarray(image), rectangle(*(round(float(x)) for x in box))).parts()]) + np.float32(.5)
+    return np.float32([(p.x, p.y) for p in predictor(
+        np.ascontiguousarray(image), rectangle(*(round(float(x)) for x in box))).parts()]) + np.float32(.5)
 
 # %% ../nbs/19_detectors.ipynb #c010
-FINDERS = {"3ddfa_v2": (load_tddfa, tddfa68), "dlib": (_dlib_predictor, dlib68)}   # name -> what loads it or says what is missing, (image, box) -> points
+# name -> what loads it or says what is missing, (image, box) -> points
+FINDERS = {"3ddfa_v2": (load_tddfa, tddfa68), "dlib": (_dlib_predictor, dlib68)}

@@ -40,14 +40,16 @@ def square_view(
     size:int,                    # of the result, pixels
     angle:float=0.,              # radians, clockwise as seen
     repeat:bool=False,           # the border outside of the image? black otherwise
-) -> tuple[np.ndarray, np.ndarray]:  # uint8 [size, size, 3], and float [2, 3] that takes its points (x, y, 1) to the image
+# uint8 [size, size, 3], and float [2, 3] that takes its points (x, y, 1) to the image
+) -> tuple[np.ndarray, np.ndarray]:
     "A square of the image, turned and resized, without smoothing."
     import cv2
     c, s = np.cos(angle)*side/size, np.sin(angle)*side/size
     half = size/2
     to_image = np.array([[c, -s, middle[0] - half*(c - s)], [s, c, middle[1] - half*(s + c)]])
     border = cv2.BORDER_REPLICATE if repeat else cv2.BORDER_CONSTANT
-    return cv2.warpAffine(image, to_image, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=border), to_image
+    return cv2.warpAffine(image, to_image, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                          borderMode=border), to_image
 
 # %% ../nbs/18_face_models.ipynb #c009
 @dataclass(frozen=True, slots=True)
@@ -98,17 +100,20 @@ def detect_faces(
             found.append((at.reshape(-1, 16), scores[good].astype(float)))
     answers, scores = map(np.concatenate, zip(*found)) if found else ([], [])
     if not len(scores): return []
-    return [FoundFace(np.float32(a[:4]), np.float32(a[4:]).reshape(6, 2), float(s)) for a, s in zip(*merge_answers(answers, scores))]
+    return [FoundFace(np.float32(a[:4]), np.float32(a[4:]).reshape(6, 2), float(s))
+            for a, s in zip(*merge_answers(answers, scores))]
 
 # %% ../nbs/18_face_models.ipynb #c011
 def mesh_of(
     image:np.ndarray,  # uint8 [H, W, 3] RGB
     face:FoundFace,    # where the face is
-) -> tuple[np.ndarray, float]:  # float32 [478, 3] pixels (z same unit, nearer = smaller), and how much it is a face, 0-1
+# float32 [478, 3] pixels (z same unit, nearer = smaller), and how much it is a face, 0-1
+) -> tuple[np.ndarray, float]:
     "The landmarks of a face that was found."
     x, y = face.points[1] - face.points[0]
     side = 1.5*float(max(face.box[2:] - face.box[:2]))
-    view, place = square_view(image, tuple((face.box[:2] + face.box[2:])/2), side, _size("face_mesh"), float(np.arctan2(y, x)), repeat=True)
+    view, place = square_view(image, tuple((face.box[:2] + face.box[2:])/2), side, _size("face_mesh"),
+                              float(np.arctan2(y, x)), repeat=True)
     points, score = _run("face_mesh", view[None])
     xy = points[0, :, :2] @ place[:, :2].T + place[:, 2]
     return np.c_[xy, points[0, :, 2]*side/_size("face_mesh")].astype(np.float32), float(score[0])

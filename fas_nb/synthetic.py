@@ -30,8 +30,9 @@ from .tracing import Shot
 from .vocab import BONA_FIDE, MESH, PLANAR, InputError, Presentation, Truth
 
 # %% ../nbs/16_synthetic.ipynb #c005
+# layout -> splits by their own names; the order also seeds the renderer
 SPLITS = {"wmca": ("train", "dev", "eval"), "oulu_npu": ("Train", "Dev", "Test"), "casia_fasd": ("train", "test"),
-          "replay_attack": ("train", "devel", "test")}  # layout -> splits by their own names; the order also seeds the renderer
+          "replay_attack": ("train", "devel", "test")}
 
 @dataclass(frozen=True, slots=True)
 class RenderProfile:
@@ -46,7 +47,8 @@ class RenderProfile:
     sessions:tuple[int, ...] = (1, 2, 3)         # OULU-NPU
     enrolment:bool = True                        # Replay-Attack's clips for recognition, which no protocol here uses
     stills:int = 2                               # pictures taken of each subject, to be printed and replayed
-    alternate:bool = False                       # OULU-NPU: a subject meets every other pair of phone and session, and twice as many subjects fit
+    # OULU-NPU: a subject meets every other pair of phone and session, and twice as many subjects fit
+    alternate:bool = False
 
 def _wmca_counts(bona_fide, traced, paper, planar):
     worn = {s: traced for s in ("fakehead", "rigidmask", "flexiblemask", "glasses")}
@@ -55,9 +57,12 @@ def _wmca_counts(bona_fide, traced, paper, planar):
 _FEW = {"wmca": (12, 8, 8), "oulu_npu": (8, 4, 4), "casia_fasd": (6, 4), "replay_attack": (3, 3, 3)}
 _ALL = {"wmca": (16, 10, 10), "oulu_npu": (8, 4, 4), "casia_fasd": (12, 8), "replay_attack": (6, 6, 6)}
 RENDER_PROFILES = {p.name: p for p in (
-    RenderProfile("smoke", 4, 1, 1, {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
-                  _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)), phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
-    RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)), enrolment=False, alternate=True),
+    RenderProfile("smoke", 4, 1, 1,
+                  {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
+                  _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)),
+                  phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
+    RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)),
+                  enrolment=False, alternate=True),
     RenderProfile("small", 16, 4, 2.5, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
     RenderProfile("large", 64, 10, 4, _ALL, _wmca_counts((124, 108, 115), (55, 65, 55), (0, 0, 71), (100, 90, 73))))}
 
@@ -69,7 +74,8 @@ def split_heads(
     "Which heads are shown in which split; no head is in two."
     bank, counts = head_ids(layout), profile.subjects[layout]
     if sum(counts) > len(bank): raise ValueError(
-        f"split_heads: profile {profile.name!r} asks for {sum(counts)} heads of {layout}, the head bank has {len(bank)}")
+        f"split_heads: profile {profile.name!r} asks for {sum(counts)} heads of {layout}, "
+        f"the head bank has {len(bank)}")
     return {s: list(bank[end - n:end]) for s, n, end in zip(SPLITS[layout], counts, np.cumsum(counts))}
 
 # %% ../nbs/16_synthetic.ipynb #c010
@@ -92,7 +98,8 @@ class Planned:
         *stream:int,      # names an independent stream of numbers of this presentation
     ) -> np.random.Generator:
         "The random numbers of this presentation: from its name, never from a worker or an order."
-        return np.random.default_rng([seed, list(SPLITS).index(self.layout), self.subject, zlib.crc32(self.path.encode()), *stream])
+        return np.random.default_rng([seed, list(SPLITS).index(self.layout), self.subject,
+                                      zlib.crc32(self.path.encode()), *stream])
 
 def _size(profile, w, h): return tuple(2*round(side*profile.scale/2) for side in (w, h))  # video codecs want even sides
 
@@ -103,33 +110,41 @@ def _clients(splits):
 # %% ../nbs/16_synthetic.ipynb #c012
 PAI = {  # WMCA species -> (type, artefact number inside the type)
     BONA_FIDE: [(0, 0)], "glasses": [(1, n) for n in (1, 4, 5, 6, 7, 15, 16)],
-    "rigidmask": [(1, n) for n in (2, 13, 14)] + [(2, n) for n in range(12, 18)], "fakehead": [(2, n) for n in range(1, 8)],
+    "rigidmask": [(1, n) for n in (2, 13, 14)] + [(2, n) for n in range(12, 18)],
+    "fakehead": [(2, n) for n in range(1, 8)],
     "papermask": [(2, n) for n in range(8, 12)], "flexiblemask": [(2, n) for n in (18, *range(75, 100))],
-    "prints": [(3, n) for n in range(1, 15) if n % 5], "replay": [(3, n) for n in (5, 10, 15)] + [(4, n) for n in range(1, 19)]}
+    "prints": [(3, n) for n in range(1, 15) if n % 5],
+    "replay": [(3, n) for n in (5, 10, 15)] + [(4, n) for n in range(1, 19)]}
 _MASKS = ("rigidmask", "papermask", "flexiblemask")
 
 def _plan_wmca(profile):
     splits, masks = split_heads("wmca", profile), np.array_split(head_ids("masks"), 3)  # no mask is seen in two splits
-    number = {h: n for n, h in enumerate(sum(splits.values(), []), 1)} | {int(h): n for n, h in enumerate(np.concatenate(masks), 501)}
+    number = ({h: n for n, h in enumerate(sum(splits.values(), []), 1)} |
+              {int(h): n for n, h in enumerate(np.concatenate(masks), 501)})
     for i, (split, pairs) in enumerate(_clients(splits).items()):
         for species, counts in profile.wmca.items():
             sessions = (1, 2, 3, 5, 6, 7) if species == BONA_FIDE else range(1, 8)
             for j in range(counts[i]):
                 (shown, other), k = pairs[j % len(pairs)], j//len(pairs)
                 if species in _MASKS: shown, other = int(masks[i][j % len(masks[i])]), shown
-                client, session, (kind, pai) = number[shown], sessions[k % len(sessions)], PAI[species][j % len(PAI[species])]
+                client, session, (kind, pai) = (
+                    number[shown], sessions[k % len(sessions)], PAI[species][j % len(PAI[species])])
                 support = ("fixed", "hand")[k % 2] if species in PLANAR else ""
-                presenter = client if species == "glasses" else number[other] if species in _MASKS or support == "hand" else 0
+                presenter = (client if species == "glasses" else
+                             number[other] if species in _MASKS or support == "hand" else 0)
                 day = (client + 9*(k//len(sessions))) % 28 + 1
-                path = f"face-station/{day:02d}.{session:02d}.18/{client:03d}_{session:02d}_{presenter:03d}_{kind}_{pai:02d}.h5"
-                yield Planned("wmca", path, split, species, shown, other, "sr300", _size(profile, 108, 144), (), {"support": support} if support else {})
+                path = (f"face-station/{day:02d}.{session:02d}.18/"
+                        f"{client:03d}_{session:02d}_{presenter:03d}_{kind}_{pai:02d}.h5")
+                yield Planned("wmca", path, split, species, shown, other, "sr300", _size(profile, 108, 144), (),
+                              {"support": support} if support else {})
 
 # %% ../nbs/16_synthetic.ipynb #c014
 _OULU_FILES = {1: (BONA_FIDE, {}),
-               2: ("prints", dict(black=.012, saturation=1.05, gloss=.5, dots=.012)),                         # printer 1
-               3: ("prints", dict(black=.030, saturation=.92, gloss=.2, dots=.028)),                         # printer 2
-               4: ("replay", dict(black=.005, saturation=1.2, gloss=.07, dots=.02, pitch=1.0)),             # display 1
-               5: ("replay", dict(black=.013, saturation=1.02, gloss=.17, dots=.045, pitch=1.4))}             # display 2
+               # printer 1 and 2, display 1 and 2
+               2: ("prints", dict(black=.012, saturation=1.05, gloss=.5, dots=.012)),
+               3: ("prints", dict(black=.030, saturation=.92, gloss=.2, dots=.028)),
+               4: ("replay", dict(black=.005, saturation=1.2, gloss=.07, dots=.02, pitch=1.0)),
+               5: ("replay", dict(black=.013, saturation=1.02, gloss=.17, dots=.045, pitch=1.4))}
 
 def _plan_oulu_npu(profile):
     for (split, pairs), first in zip(_clients(split_heads("oulu_npu", profile)).items(), (1, 21, 36)):
@@ -138,23 +153,27 @@ def _plan_oulu_npu(profile):
                 for session in profile.sessions:
                     if profile.alternate and (phone + session + user) % 2: continue
                     for file, (species, instrument) in _OULU_FILES.items():
-                        yield Planned("oulu_npu", f"{split}_files/{phone}_{session}_{user:02d}_{file}.avi", split, species, shown, other,
-                                      f"phone{phone}", _size(profile, 108, 144), (session,), instrument)
+                        yield Planned("oulu_npu", f"{split}_files/{phone}_{session}_{user:02d}_{file}.avi",
+                                      split, species, shown, other, f"phone{phone}", _size(profile, 108, 144),
+                                      (session,), instrument)
 
 # %% ../nbs/16_synthetic.ipynb #c016
 _CASIA_KINDS = (BONA_FIDE, "warped", "cut", "replay")
-_CASIA_CAMERAS = {"casia_low": (176, 132), "casia_normal": (108, 144), "casia_high": (108, 192)}  # odd stems, even stems, HR
+# odd stems, even stems, HR
+_CASIA_CAMERAS = {"casia_low": (176, 132), "casia_normal": (108, 144), "casia_high": (108, 192)}
 
 def _plan_casia_fasd(profile):
     for split, pairs in _clients(split_heads("casia_fasd", profile)).items():
         for client, (shown, other) in enumerate(pairs, 1):
             for k, species in enumerate(_CASIA_KINDS, 1):
                 for stem, (camera, size) in zip((f"{2*k - 1}", f"{2*k}", f"HR_{k}"), _CASIA_CAMERAS.items()):
-                    yield Planned("casia_fasd", f"{split}_release/{client}/{stem}.avi", split, species, shown, other, camera, _size(profile, *size))
+                    yield Planned("casia_fasd", f"{split}_release/{client}/{stem}.avi", split, species, shown, other,
+                                  camera, _size(profile, *size))
 
 # %% ../nbs/16_synthetic.ipynb #c018
 _REPLAY_CLIENTS = [n for n in range(1, 120, 6) if n not in (31, 91)]  # sparse, as in the release
-_REPLAY_ATTACKS = (("print", "highdef", "photo"), *((d, d, kind) for d in ("mobile", "highdef") for kind in ("photo", "video")))
+_REPLAY_ATTACKS = (("print", "highdef", "photo"),
+                   *((d, d, kind) for d in ("mobile", "highdef") for kind in ("photo", "video")))
 _REPLAY_DEVICES = {"print": ("prints", dict(border=.012)), "mobile": ("replay", dict(scale=.56, border=.009, dots=.02)),
                    "highdef": ("replay", dict(scale=.85, border=.018, dots=.04))}
 
@@ -164,7 +183,8 @@ def _plan_replay_attack(profile):
     for split, pairs in _clients(splits).items():
         for shown, other in pairs:
             one = lambda path, species=BONA_FIDE, instrument={}: Planned(
-                "replay_attack", f"{path}.mov", split, species, shown, other, "webcam", _size(profile, 176, 132), (), instrument)
+                "replay_attack", f"{path}.mov", split, species, shown, other, "webcam", _size(profile, 176, 132), (),
+                instrument)
             for light in ("controlled", "adverse"):
                 who = f"client{number[shown]:03d}_session01"
                 if profile.enrolment: yield one(f"enroll/{split}/{who}_webcam_enroll_{light}")
@@ -172,10 +192,12 @@ def _plan_replay_attack(profile):
                 for support in ("fixed", "hand"):
                     for device, sample, kind in _REPLAY_ATTACKS:
                         species, instrument = _REPLAY_DEVICES[device]
-                        yield one(f"{split}/attack/{support}/attack_{device}_{who}_{sample}_{kind}_{light}", species, instrument | {"support": support})
+                        yield one(f"{split}/attack/{support}/attack_{device}_{who}_{sample}_{kind}_{light}",
+                                  species, instrument | {"support": support})
 
 # %% ../nbs/16_synthetic.ipynb #c019
-_PLANS = {"wmca": _plan_wmca, "oulu_npu": _plan_oulu_npu, "casia_fasd": _plan_casia_fasd, "replay_attack": _plan_replay_attack}
+_PLANS = {"wmca": _plan_wmca, "oulu_npu": _plan_oulu_npu, "casia_fasd": _plan_casia_fasd,
+          "replay_attack": _plan_replay_attack}
 
 def render_profile(profile:str|RenderProfile) -> RenderProfile:
     "The profile of that name."
@@ -196,7 +218,7 @@ def disk_estimate(
     layout:str,                      # key of `SPLITS`
     profile:str|RenderProfile="demo",
 ) -> int:                            # bytes
-    "About what a rendered data set and its truth take on disk while it is made, from bytes per pixel measured on the demo."
+    "About what a rendered data set and its truth take on disk while made, by bytes per pixel of the demo."
     profile = render_profile(profile)
     pixels = profile.clip*sum(np.prod(p.size) for p in render_plan(layout, profile))
     stills = np.prod(_size(profile, *_STILL))*profile.stills*sum(profile.subjects[layout])
@@ -205,7 +227,8 @@ def disk_estimate(
 def planned_counts(plan:list[Planned]) -> dict[str, dict[str, int]]:  # split -> species -> presentations
     "How many presentations of each kind; enrolment clips belong to no protocol and are not counted."
     counts = Counter((p.split, p.species) for p in plan if not p.path.startswith("enroll/"))
-    return {s: {kind: n for (split, kind), n in counts.items() if split == s} for s in dict.fromkeys(split for split, _ in counts)}
+    return {s: {kind: n for (split, kind), n in counts.items() if split == s}
+            for s in dict.fromkeys(split for split, _ in counts)}
 
 # %% ../nbs/16_synthetic.ipynb #c027
 DEPTH_UNIT = .125  # millimetres per count, of the truth files and of the SR300 depth camera of WMCA
@@ -241,7 +264,8 @@ def seen_head(
     "The person whose skin is seen or shown: of a mask, the wearer."
     path = _truth_file(presentation)
     with np.load(path) as data:
-        if "head" not in data: raise InputError(f"{path} was written by an earlier version; delete the data set and render it again")
+        if "head" not in data: raise InputError(
+            f"{path} was written by an earlier version; delete the data set and render it again")
         return int(data["head"])
 
 def check_heads_apart(
@@ -252,7 +276,9 @@ def check_heads_apart(
     for part, presentations in parts.items():
         for p in presentations:
             other, found = first.setdefault(head := seen_head(p), (part, p.id))
-            if other != part: raise InputError(f"head {head} is seen in {other} ({found}) and in {part} ({p.id}); render these data again, or name other protocols")
+            if other != part: raise InputError(
+                f"head {head} is seen in {other} ({found}) and in {part} ({p.id}); "
+                "render these data again, or name other protocols")
 
 def ancestry(
     head:int,   # id of a head
@@ -270,7 +296,8 @@ def truth(
         if not 0 <= frame < len(data["regions"]): raise ValueError(
             f"truth: frame {frame} of {presentation.id} does not exist; it has {len(data['regions'])} frames")
         depth = data["depth"][frame].astype(np.float32)*np.float32(DEPTH_UNIT)
-        return Truth(data["regions"][frame], np.where(depth > 0, depth, np.float32(np.nan)), data["points"][frame], str(data["species"]))
+        return Truth(data["regions"][frame], np.where(depth > 0, depth, np.float32(np.nan)),
+                     data["points"][frame], str(data["species"]))
 
 # %% ../nbs/16_synthetic.ipynb #c030
 def write_video(
@@ -280,7 +307,8 @@ def write_video(
 ):
     "Write a Motion JPEG video."
     import av
-    with whole_file(path) as part, av.open(str(part), "w", format=path.suffix[1:], container_options={"fflags": "+bitexact"}) as container:
+    with (whole_file(path) as part,
+          av.open(str(part), "w", format=path.suffix[1:], container_options={"fflags": "+bitexact"}) as container):
         stream = container.add_stream("mjpeg", rate=rate)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuvj444p"
         stream.codec_context.qmin = stream.codec_context.qmax = 2
@@ -299,14 +327,16 @@ def homography(
     return np.append(np.linalg.solve(np.array(rows, float), np.ravel(target)), 1).reshape(3, 3)
 
 _DEPTH_SIDE = .75                                                                  # of the colour frame's
-_CORNERS = np.array([(0., 0.), (1., 0.), (1., 1.), (0., 1.)])                      # of the colour frame ...
-_SEEN = np.array([(.045, .055), (.94, .05), (.955, .945), (.05, .96)])             # ... where the depth camera sees them
+# of the colour frame, and where the depth camera sees them
+_CORNERS = np.array([(0., 0.), (1., 0.), (1., 1.), (0., 1.)])
+_SEEN = np.array([(.045, .055), (.94, .05), (.955, .945), (.05, .96)])
 
 def sense_depth(
     depth_mm:np.ndarray,       # float32 [H, W], nan where there is nothing
     *,
     rng:np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # uint16 [h, w] counts, 0 = no measurement; markers [4, 2] here and in the colour frame
+# uint16 [h, w] counts, 0 = no measurement; markers [4, 2] here and in the colour frame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "What the depth camera measures: another grid, range noise, no echo at depth edges."
     H, W = depth_mm.shape
     h, w = (round(side*_DEPTH_SIDE) for side in (H, W))
@@ -318,7 +348,7 @@ def sense_depth(
     seen = np.where(inside, depth_mm[v.clip(0, H - 1), u.clip(0, W - 1)], np.nan)
     steps = [np.abs(seen - np.roll(seen, 1, axis)) for axis in (0, 1)]             # nan beside nothing: no echo either
     no_echo = ~(np.fmax(*steps) < 25) | (rng.random((h, w)) < .01)
-    noisy = seen + rng.normal(0, .7, (h, w))*(seen/500)**2                         # millimetres; grows with the square of the distance
+    noisy = seen + rng.normal(0, .7, (h, w))*(seen/500)**2   # millimetres; grows with the square of the distance
     return to_counts(np.where(no_echo, np.nan, noisy)), here, colour
 
 def _attribute(values, style):
@@ -336,14 +366,15 @@ def write_wmca(
     "Write one recording: colour and depth streams with their clocks and markers."
     import h5py
     style = ("array", "text", "absent", "array", "brackets", "bytes")[rng.integers(6)]
-    order = range(len(shots)) if style == "absent" else [0, *range(len(shots))]     # without clocks only the index aligns
+    order = range(len(shots)) if style == "absent" else [0, *range(len(shots))]  # without clocks only the index aligns
     depth, here, colour = zip(*(sense_depth(shots[i].depth_mm, rng=rng) for i in order))
     start = float(rng.integers(9*3600, 17*3600)*1000)                               # milliseconds since midnight
     streams = {"intelsr300_bgr": (frames[..., ::-1], start + 33*np.arange(len(frames)), colour[0]),
                "intelsr300_depth": (np.stack(depth), start - 28 + 33*np.arange(len(depth)), here[0])}
     with whole_file(path) as part, h5py.File(part, "w") as file:
         for name, (data, times, markers) in streams.items():
-            stream = file.create_dataset(name, data=data, chunks=(1, *data.shape[1:]), compression="gzip", track_times=False)
+            stream = file.create_dataset(name, data=data, chunks=(1, *data.shape[1:]), compression="gzip",
+                                         track_times=False)
             stream.attrs["markers"] = _attribute(markers, "array" if style == "absent" else style)
             if style != "absent": stream.attrs["timestamps"] = _attribute(times, style)
             file.flush()  # now, not when the library likes: the same bytes each time
@@ -361,7 +392,8 @@ def face_lines(
 ) -> list[str]:  # `frame x y w h`; one frame in ten has no line, as if no face had been found
     "The face location file of a Replay-Attack video."
     boxes = [(s.points[:, :2].min(0), s.points[:, :2].max(0)) for s in shots]
-    return [" ".join(map(str, [i, *np.rint([*low, *(high - low)]).astype(int)])) for i, (low, high) in enumerate(boxes) if rng.random() > .1]
+    return [" ".join(map(str, [i, *np.rint([*low, *(high - low)]).astype(int)]))
+            for i, (low, high) in enumerate(boxes) if rng.random() > .1]
 
 # %% ../nbs/16_synthetic.ipynb #c039
 def _write_text(path, lines): write_atomically(path, "".join(f"{line}\n" for line in lines))
@@ -402,17 +434,20 @@ def still(
     if not path.exists():
         own = np.random.default_rng([job.seed, list(SPLITS).index(layout), head, k])
         shot = shoot(BONA_FIDE, head, size=_size(job.profile, *_STILL), spp=job.profile.spp, rng=own)[0]
-        with whole_file(path) as part, open(part, "wb") as file: np.savez(file, **{f: getattr(shot, f) for f in shot.__dataclass_fields__})
+        with whole_file(path) as part, open(part, "wb") as file:
+            np.savez(file, **{f: getattr(shot, f) for f in shot.__dataclass_fields__})
     with np.load(path) as data: return Shot(**{k: data[k] for k in data.files})
 
 def _shots(job, rng):
     "The rendered frames of a presentation, before the camera."
     item, place = job.item, None
-    if item.place: place = draw_surroundings(rng=np.random.default_rng([job.seed, list(SPLITS).index(item.layout), *item.place]))
+    if item.place: place = draw_surroundings(
+        rng=np.random.default_rng([job.seed, list(SPLITS).index(item.layout), *item.place]))
     common = dict(size=item.size, clip=job.profile.clip, rng=rng, surroundings=place, fov=CAMERAS[item.camera].fov)
     if item.species in _MASKS: return shoot(item.species, item.helper, worn=item.subject, spp=job.profile.spp, **common)
     if item.species not in PLANAR: return shoot(item.species, item.subject, spp=job.profile.spp, **common)
-    behind = {"wearer": still(job, item.helper, rng=rng)} if item.species == "cut" else {}   # whose eyes look through the holes
+    # whose eyes look through the holes
+    behind = {"wearer": still(job, item.helper, rng=rng)} if item.species == "cut" else {}
     return recapture(still(job, item.subject, rng=rng), item.species, instrument=item.instrument | behind, **common)
 
 def render_presentation(job:Job) -> str:  # the file, relative to the data set
@@ -423,7 +458,8 @@ def render_presentation(job:Job) -> str:  # the file, relative to the data set
     frames = develop(np.stack([s.radiance for s in shots]), CAMERAS[item.camera], item.rng(job.seed, 2))
     write_truth(job.truth, shots, item.species, item.helper if item.species in _MASKS else item.subject)
     if item.layout == "oulu_npu": _write_text(job.file.with_suffix(".txt"), eye_lines(shots))
-    if item.layout == "replay_attack": _write_text(Path(job.root)/"face-locations"/f"{job.inside}.face", face_lines(shots, rng=beside))
+    if item.layout == "replay_attack":
+        _write_text(Path(job.root)/"face-locations"/f"{job.inside}.face", face_lines(shots, rng=beside))
     if item.layout == "wmca": write_wmca(job.file, frames, shots, rng=beside)
     else: write_video(job.file, frames)
     return item.path
@@ -432,7 +468,8 @@ def render_presentation(job:Job) -> str:  # the file, relative to the data set
 def wmca_lists(plan:list[Planned]) -> dict[str, list[str]]:  # file name -> lines `path,label,attack type,fold`
     "The grand test and one leave-one-out list for every species that eval holds."
     kind = lambda s: "bonafide" if s == BONA_FIDE else f"attack/{'2D' if s in PLANAR else '3D'}/{s}"
-    rows = [(p, f"{p.path.removesuffix('.h5')},{int(p.species != BONA_FIDE)},{kind(p.species)},{p.split}") for p in plan]
+    rows = [(p, f"{p.path.removesuffix('.h5')},{int(p.species != BONA_FIDE)},{kind(p.species)},{p.split}")
+            for p in plan]
     keep = lambda p, left_out: p.species == BONA_FIDE or (p.species == left_out) == (p.split == "eval")
     left_out = sorted({p.species for p in plan if p.split == "eval"} - {BONA_FIDE})
     return {"PROTOCOL-grandtest.csv": [line for _, line in rows],
@@ -445,8 +482,9 @@ def oulu_members(
 ) -> list[tuple[int, int, int, int]]:
     "Which videos of a split a protocol uses."
     number, test = protocol[0], split == "Test"
-    files = {1, 2, 3, 4, 5} if number in "13" else {1, 3, 5} if test else {1, 2, 4}        # II and IV: another printer and display
-    sessions = {1, 2, 3} if number in "23" else {3} if test else {1, 2}                    # I and IV: another place
+    # II and IV: another printer and display; I and IV: another place
+    files = {1, 2, 3, 4, 5} if number in "13" else {1, 3, 5} if test else {1, 2, 4}
+    sessions = {1, 2, 3} if number in "23" else {3} if test else {1, 2}
     phones = {1, 2, 3, 4, 5, 6}
     if number in "34": phones = {int(protocol[2])} if test else phones - {int(protocol[2])}  # III and IV: another phone
     return [v for v in videos if v[0] in phones and v[1] in sessions and v[3] in files]
@@ -461,11 +499,13 @@ def oulu_lists(plan:list[Planned]) -> dict[str, list[str]]:  # file name -> line
         for split in SPLITS["oulu_npu"]:
             videos = [tuple(map(int, Path(p.path).stem.split("_"))) for p in plan if p.split == split]
             name = f"Protocol_{protocol[0]}/{split}{protocol[1:]}.txt"
-            lists[name] = [f"{label(f, split == 'Test')},{a}_{b}_{u:02d}_{f}" for a, b, u, f in oulu_members(protocol, split, videos)]
+            lists[name] = [f"{label(f, split == 'Test')},{a}_{b}_{u:02d}_{f}"
+                           for a, b, u, f in oulu_members(protocol, split, videos)]
     return lists
 
 # %% ../nbs/16_synthetic.ipynb #c051
-RENDERER = ("optics", "heads", "tracing", "people", "scenes", "recapture", "synthetic")   # modules that pixels depend on
+# modules that pixels depend on
+RENDERER = ("optics", "heads", "tracing", "people", "scenes", "recapture", "synthetic")
 
 def renderer_hash() -> str:  # 12 hexadecimal digits
     "What the pixels depend on: the code of `RENDERER` (without docstrings and comments) and the head bank."
@@ -484,12 +524,15 @@ def _refuse_others(root, identity):
     if not root.exists() or {p.name for p in root.iterdir()} <= {UNFINISHED}: return     # nothing was finished
     found = next((root/name for name in (MARKER, UNFINISHED) if (root/name).exists()), None)
     if found is None: raise InputError(
-        f"{root} holds files but no {MARKER}: it was not rendered here; give another folder, real data is never written to")
+        f"{root} holds files but no {MARKER}: it was not rendered here; "
+        "give another folder, real data is never written to")
     try: held = json.loads(found.read_text())
-    except ValueError as error: raise InputError(f"{found} is not JSON ({error}); delete {root} and render again") from error
+    except ValueError as error:
+        raise InputError(f"{found} is not JSON ({error}); delete {root} and render again") from error
     if differing := {k: (held.get(k), v) for k, v in identity.items() if held.get(k) != v}: raise InputError(
         f"{root} was rendered with {', '.join(f'{k} {a!r}' for k, (a, _) in differing.items())}, asked for now: "
-        f"{', '.join(f'{k} {b!r}' for k, (_, b) in differing.items())}; give another folder or delete this one and its .truth folder")
+        f"{', '.join(f'{k} {b!r}' for k, (_, b) in differing.items())}; "
+        "give another folder or delete this one and its .truth folder")
 
 def render_dataset(
     layout:str,                        # key of `SPLITS`
@@ -504,30 +547,39 @@ def render_dataset(
     profile, plan = render_profile(profile), render_plan(layout, profile)
     if seed < 0: raise InputError(f"seed {seed} is below zero; give 0 or more", 2)
     root = Path(out).resolve()/layout
-    identity = {"rendered": True, "generator": f"fas_nb {__version__} {renderer_hash()}", "layout": layout, "profile": profile.name,
+    identity = {"rendered": True, "generator": f"fas_nb {__version__} {renderer_hash()}",
+                "layout": layout, "profile": profile.name,
                 "plan": hashlib.sha256(repr((profile, plan)).encode()).hexdigest()[:12], "seed": seed}
     _refuse_others(root, identity)
     if (root/MARKER).exists(): return root
     jobs = [job for item in plan if not (job := Job(str(root), item, profile, seed)).done]
-    if jobs and not find_spec("mitsuba"): raise InputError("rendering needs the path tracer Mitsuba, of the extra `synth`: pip install 'fas_nb[synth]'", 2)
+    if jobs and not find_spec("mitsuba"): raise InputError(
+        "rendering needs the path tracer Mitsuba, of the extra `synth`: pip install 'fas_nb[synth]'", 2)
     near = next(p for p in root.parents if p.exists())
-    if (free := shutil.disk_usage(near).free) < (asked := disk_estimate(layout, profile)*len(jobs)/len(plan)): raise InputError(
-        f"{layout} in profile {profile.name!r} takes about {asked/1e6:.0f} MB and {near} has {free/1e6:.0f} MB left; make room or give another folder")
+    if ((free := shutil.disk_usage(near).free)
+            < (asked := disk_estimate(layout, profile)*len(jobs)/len(plan))): raise InputError(
+        f"{layout} in profile {profile.name!r} takes about {asked/1e6:.0f} MB and {near} has {free/1e6:.0f} MB left; "
+        "make room or give another folder")
     try: _write_text(root/UNFINISHED, [json.dumps(identity, indent=1)])
     except OSError as error: raise InputError(f"{root} cannot be written to ({error}); give another folder") from error
-    results = run_parallel(render_presentation, jobs, workers=workers, scheduler=scheduler, desc=f"rendering {layout}", progress=progress)
+    results = run_parallel(render_presentation, jobs, workers=workers, scheduler=scheduler,
+                           desc=f"rendering {layout}", progress=progress)
     if failures := [r for r in results if isinstance(r, Failure)]: raise InputError(
-        f"{len(failures)} of {len(plan)} presentations of {layout} could not be rendered, the others are kept; run again to continue. First: "
+        f"{len(failures)} of {len(plan)} presentations of {layout} could not be rendered, the others are kept; "
+        "run again to continue. First: "
         + "; ".join(f"{f.item.item.path} ({f.reason})" for f in failures[:5]))
     _finish(root, plan, identity)
     return root
 
 def _finish(root, plan, identity):
     "Write the protocol lists, remove what was needed on the way, and put the marker last."
-    for name, lines in {"wmca": wmca_lists, "oulu_npu": oulu_lists}.get(identity["layout"], lambda plan: {})(plan).items():
+    for name, lines in {"wmca": wmca_lists, "oulu_npu": oulu_lists}.get(
+            identity["layout"], lambda plan: {})(plan).items():
         _write_text(root/("protocols" if identity["layout"] == "wmca" else "Protocols")/name, lines)
     for part in root.rglob(".*.part"): part.unlink(missing_ok=True)
     shutil.rmtree(f"{root}.stills", ignore_errors=True)
-    counts, people = planned_counts(plan), {s: len({p.subject for p in plan if p.split == s}) for s in dict.fromkeys(p.split for p in plan)}
-    _write_text(root/MARKER, [json.dumps({**identity, "content": _content(root), "counts": counts, "subjects": people}, indent=1)])
+    counts, people = planned_counts(plan), {
+        s: len({p.subject for p in plan if p.split == s}) for s in dict.fromkeys(p.split for p in plan)}
+    _write_text(root/MARKER, [json.dumps(
+        {**identity, "content": _content(root), "counts": counts, "subjects": people}, indent=1)])
     (root/UNFINISHED).unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from .optics import noise
 from .vocab import MESH, Region
 
 # %% ../nbs/09_heads.ipynb #c005
-NAMESPACES = {"wmca": 60, "oulu_npu": 40, "casia_fasd": 30, "replay_attack": 30, "weights": 40, "masks": 30}
+NAMESPACES = {"wmca": 60, "oulu_npu": 40, "casia_fasd": 40, "replay_attack": 48, "weights": 40, "masks": 30}
 EXPRESSIONS = ("smile", "open", "frown", "blink")  # mouth corners up; jaw, brows; brows down, lips pressed; eyes shut
 TRAITS = ("gender", "age", "african", "asian", "caucasian")
 MASKS = ("lips", "eyelids", "ears")  # of the skin texture

@@ -394,6 +394,7 @@ HALVES = {  # a mask may cover one half of a face only: beside the rule of its s
                         (*_IRISES, _at(9), _at(151), *_OUTSIDE, _at(152, y=.4)),
                         (*(i for i in MESH["oval"] if i not in _UPPER), 5), 1.1)}
 HALVED = (Species.PAPERMASK, Species.RIGIDMASK)
+_ALIKE = PROMPTS | HALVES   # prompted alike for all species
 _SHEET = PromptRule((_at(4), _at(234, x=-.6), _at(454, x=.6), _at(10, y=-.6), _at(152, y=.6)), (), MESH["oval"], 2.2)
 # PAI species -> how its instrument is prompted; fake `glasses`, where `PROMPTS["glasses"]` are ordinary ones
 INSTRUMENTS = {
@@ -412,12 +413,11 @@ def part_prompts(
     species:str="bona_fide",   # chooses the landmark set of the part `instrument`
 ) -> Prompt:                   # pixels of the image of the landmarks; points may lie outside of it
     "The point prompts of one part of a face: the paper's mapping F."
-    known = PROMPTS | HALVES
-    if part not in known and part not in PARTS: raise ValueError(
+    if part not in _ALIKE and part not in PARTS: raise ValueError(
         f"part_prompts: part {part!r} is unknown; use one of {', '.join(PARTS)}")
     if part == "instrument" and species not in INSTRUMENTS: raise ValueError(
         f"part_prompts: species {species!r} has no instrument; use one of {', '.join(INSTRUMENTS)}")
-    rule = INSTRUMENTS[species] if part == "instrument" else known[part]
+    rule = INSTRUMENTS[species] if part == "instrument" else _ALIKE[part]
     xy = landmarks.points[:, :2]
     right = xy[EYE_CORNERS[1]] - xy[EYE_CORNERS[0]]  # one inter-ocular distance along the eye line
     down = np.array([-right[1], right[0]])

@@ -20,8 +20,8 @@ import numpy as np
 
 from .methods import get_method, network_class
 from .pictures import PICTURES, VIDEOS, is_junk, is_picture, read_image
-from .vocab import (CHANNEL_COLORS, FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError, RunSpec,
-                          ScoringOptions)
+from .vocab import (CHANNEL_COLORS, FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError,
+                          Landmarks, RunSpec, ScoringOptions)
 
 # %% ../nbs/40_decision.ipynb #c005
 KEY_FACTOR = 1.3  # side of a key box, in sides of the landmarks' own box
@@ -38,7 +38,7 @@ def key_boxes(
     return np.array(boxes)
 
 def face_and_key_areas(
-    points:"np.ndarray|Landmarks",  # float [478, 2 or 3], landmarks in pixels of an image of `shape`
+    points:np.ndarray|Landmarks,    # float [478, 2 or 3], landmarks in pixels of an image of `shape`
     shape:tuple[int, int],          # (height, width)
     mode:str="boxes",               # `boxes`: A_key is the union of `key_boxes`; `masks`: of the parts' outlines
 ) -> tuple[np.ndarray, np.ndarray]: # A_face and A_key, bool [H, W]; empty where the face is outside the image

@@ -56,7 +56,8 @@ class PromptEditor:
     ):
         "An editor of what a store holds; `save` puts the result back."
         crops, annotation = frames.read(id), store.read(id, frame)
-        editor = cls(crops.images[crops.frame.tolist().index(frame)], annotation.species, annotation.landmarks, segmenter, annotation.regions)
+        crop = crops.images[crops.frame.tolist().index(frame)]
+        editor = cls(crop, annotation.species, annotation.landmarks, segmenter, annotation.regions)
         editor.place = store, id, frame
         return editor
 
@@ -145,7 +146,8 @@ class PromptEditor:
 
     def save(self) -> bool:   # did the annotation change?
         "Keep the region map as a correction in the store that it came from."
-        if self.place is None: raise ValueError("PromptEditor.save: this picture is from no store; open it with PromptEditor.of(frames, store, id, frame)")
+        if self.place is None: raise ValueError("PromptEditor.save: this picture is from no store; "
+                                                "open it with PromptEditor.of(frames, store, id, frame)")
         store, id, frame = self.place
         return store.correct(id, frame, self.regions)
 
@@ -162,20 +164,26 @@ class _Canvas(anywidget.AnyWidget):
     _esm = """
 export default { render({ model, el }) {
   const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
-  canvas.className = "fas-canvas"; canvas.tabIndex = 0; canvas.style.cursor = "crosshair"; canvas.style.imageRendering = "pixelated"; el.append(canvas);
+  Object.assign(canvas, { className: "fas-canvas", tabIndex: 0 });
+  Object.assign(canvas.style, { cursor: "crosshair", imageRendering: "pixelated" });
+  el.append(canvas);
   const draw = async () => {
     const picture = await createImageBitmap(new Blob([model.get("png")]));
-    canvas.width = picture.width; canvas.height = picture.height; canvas.style.width = picture.width*model.get("zoom") + "px";
+    canvas.width = picture.width; canvas.height = picture.height;
+    canvas.style.width = picture.width*model.get("zoom") + "px";
     pen.drawImage(picture, 0, 0);
   };
   const stop = e => { e.preventDefault(); e.stopPropagation(); };
   const press = e => {
     stop(e); canvas.focus();
     const box = canvas.getBoundingClientRect();
-    model.send({ type: "click", x: (e.clientX - box.left)/box.width*canvas.width, y: (e.clientY - box.top)/box.height*canvas.height, label: e.button === 2 || e.shiftKey ? 0 : 1 });
+    const x = (e.clientX - box.left)/box.width*canvas.width, y = (e.clientY - box.top)/box.height*canvas.height;
+    model.send({ type: "click", x, y, label: e.button === 2 || e.shiftKey ? 0 : 1 });
   };
   const key = e => { if (e.key === "z") { stop(e); model.send({ type: "undo" }); } };
-  canvas.addEventListener("pointerdown", press); canvas.addEventListener("contextmenu", stop); canvas.addEventListener("keydown", key);
+  canvas.addEventListener("pointerdown", press);
+  canvas.addEventListener("contextmenu", stop);
+  canvas.addEventListener("keydown", key);
   model.on("change:png", draw); draw();
   return () => model.off("change:png", draw);
 } };
@@ -183,8 +191,9 @@ export default { render({ model, el }) {
 
 def _dot(picture, at, color): cv2.circle(picture, at, 1, color, -1)   # a prompt of the landmarks
 
-def _cross(picture, at, color):   # a point that was clicked
-    for thickness, c in ((3, (255, 255, 255)), (1, color)): cv2.drawMarker(picture, at, c, cv2.MARKER_CROSS, 9, thickness)
+def _cross(picture, at, color):  # a point that was clicked
+    for thickness, c in ((3, (255, 255, 255)), (1, color)):
+        cv2.drawMarker(picture, at, c, cv2.MARKER_CROSS, 9, thickness)
 
 def _called(region):   # what a person calls a value of the map
     return "ignored" if region == Region.IGNORE else Region(region).name.lower().replace("_", " ")
@@ -207,14 +216,20 @@ class Explorer(ipywidgets.VBox):
         self.part = ipywidgets.Dropdown(options=editor.targets, value="skin", description="part")
         self.view = ipywidgets.Dropdown(options=VIEWS, description="show")
         self.opacity = ipywidgets.FloatSlider(value=.5, min=0, max=1, step=.05, description="opacity")
-        self.points, self.mesh = ipywidgets.Checkbox(value=True, description="prompts"), ipywidgets.Checkbox(value=False, description="landmarks")
-        undo, clear, self.note = ipywidgets.Button(description="undo"), ipywidgets.Button(description="clear part"), ipywidgets.HTML()
+        self.points = ipywidgets.Checkbox(value=True, description="prompts")
+        self.mesh = ipywidgets.Checkbox(value=False, description="landmarks")
+        undo, clear = (ipywidgets.Button(description=name) for name in ("undo", "clear part"))
+        self.note = ipywidgets.HTML()
         self.legend = ipywidgets.HTML()
-        for control in (self.part, self.view, self.opacity, self.points, self.mesh): control.observe(lambda _: self.draw(), "value")
+        controls = [self.part, self.view, self.opacity, self.points, self.mesh]
+        for control in controls: control.observe(lambda _: self.draw(), "value")
         save = [ipywidgets.Button(description="save")]*(editor.place is not None)
-        for button, type in ((undo, "undo"), (clear, "clear"), *((b, "save") for b in save)): button.on_click(lambda _, type=type: self.do(type=type))
+        for button, type in ((undo, "undo"), (clear, "clear"), *((b, "save") for b in save)):
+            button.on_click(lambda _, type=type: self.do(type=type))
         self.canvas.on_msg(lambda widget, message, buffers: self.do(**message))
-        super().__init__([ipywidgets.HBox([self.canvas, ipywidgets.VBox([self.part, self.view, self.opacity, self.points, self.mesh, ipywidgets.HBox([undo, clear, *save]), self.note, self.legend])])])
+        buttons = ipywidgets.HBox([undo, clear, *save])
+        aside = ipywidgets.VBox([*controls, buttons, self.note, self.legend])
+        super().__init__([ipywidgets.HBox([self.canvas, aside])])
         self.draw()
 
     def do(self, type:str, **where):
@@ -273,10 +288,12 @@ class Explorer(ipywidgets.VBox):
         self.note.value = (f"<b>{told}</b><br>" if told else "") + f"{n} point{'s'*(n != 1)} clicked on {part}"
 
 def explore(
-    what:np.ndarray|PromptEditor,   # uint8 [H, W, 3] RGB, best a crop around the face; or an editor, as `PromptEditor.of` opens one
-    species:str="bona_fide",        # what was presented, where a picture is given
-    zoom:float=2.,                  # pixels on the screen for one of the image
-    segmenter:str|Segmenter="",   # a name for `load_segmenter`, or a segmenter; the best that is there where empty; where a picture is given
-) -> Explorer:                      # to be shown as the last line of a cell; `.editor` holds the result
+    # uint8 [H, W, 3] RGB, best a crop around the face; or an editor, as `PromptEditor.of` opens one
+    what:np.ndarray|PromptEditor,
+    species:str="bona_fide",  # what was presented, where a picture is given
+    zoom:float=2.,            # pixels on the screen for one of the image
+    # a name for `load_segmenter`, or a segmenter; the best that is there where empty; where a picture is given
+    segmenter:str|Segmenter="",
+) -> Explorer:                # to be shown as the last line of a cell; `.editor` holds the result
     "Explore and mend the annotation of one face."
     return Explorer(what if isinstance(what, PromptEditor) else PromptEditor(what, species, segmenter=segmenter), zoom)

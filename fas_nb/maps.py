@@ -28,8 +28,8 @@ from .landmarks import face_crop, find_faces, given_box, landmark_flags, largest
 from .manifest import file_hash, minor_versions, write_atomically
 from .parallel import Failure, run_parallel
 from .sam_masks import CHECKPOINTS, SEGMENTERS, Segmentation, load_segmenter, segment, segment_faces
-from .vocab import (CHANNEL_OF, FRAME_FACTOR, PLANAR, REGION_COLORS, SCHEMES, Annotation, Channel, Frames, InputError, Labels, Landmarks,
-                          Presentation, Region, channel_lut)
+from .vocab import (CHANNEL_OF, FRAME_FACTOR, PLANAR, REGION_COLORS, SCHEMES, Annotation, Channel, Frames,
+                          InputError, Labels, Landmarks, Presentation, Region, channel_lut)
 
 # %% ../nbs/23_three_channel_maps.ipynb #c005
 _LABELLED = np.zeros(256, bool)  # regions that are attack or living for some species in some preset
@@ -37,18 +37,20 @@ _LABELLED[[region for preset in CHANNEL_OF.values() for channels in preset.value
 MIN_MEASURED = .2                # share of the face a sensor must have measured
 
 def face_depth(
-    regions:np.ndarray,            # uint8 [H, W] of `Region`
-    landmarks:Landmarks,           # in pixels of `regions`
-    species:str,                   # `bona_fide` or a PAI species
-    sensor:np.ndarray|None=None,   # [H, W] of the depth sensor, 0 = nothing measured
-    estimate:Callable|None=None,   # gives [H, W] of another source, such as a monocular network, greater = nearer; takes the place of the mesh
+    regions:np.ndarray,           # uint8 [H, W] of `Region`
+    landmarks:Landmarks,          # in pixels of `regions`
+    species:str,                  # `bona_fide` or a PAI species
+    sensor:np.ndarray|None=None,  # [H, W] of the depth sensor, 0 = nothing measured
+    # gives [H, W] of another source, such as a monocular network, greater = nearer; takes the place of the mesh
+    estimate:Callable|None=None,
     *,
-    mm_per_unit:float=.125,        # millimetres per count of the sensor
-    planar:str="relief",           # flat media without a sensor: `relief` of the pictured face, or `flat`
-    floor:float=0.,                # depth of the farthest pixel of a face, in [0, 1)
-) -> tuple[np.ndarray, str]:       # float32 [H, W] in [0, 1], nearest = 1; `sensor`, `estimate`, `mesh` or `flat`
+    mm_per_unit:float=.125,       # millimetres per count of the sensor
+    planar:str="relief",          # flat media without a sensor: `relief` of the pictured face, or `flat`
+    floor:float=0.,               # depth of the farthest pixel of a face, in [0, 1)
+) -> tuple[np.ndarray, str]:      # float32 [H, W] in [0, 1], nearest = 1; `sensor`, `estimate`, `mesh` or `flat`
     "Depth on every pixel that can be labelled attack or living, and how it was made."
-    if planar not in ("relief", "flat"): raise ValueError(f"face_depth: planar {planar!r} is unknown; use relief or flat")
+    if planar not in ("relief", "flat"):
+        raise ValueError(f"face_depth: planar {planar!r} is unknown; use relief or flat")
     labelled = _LABELLED[regions]
     if sensor is not None and labelled.any() and (sensor > 0)[labelled].mean() >= MIN_MEASURED:
         return sensor_depth(sensor, labelled, mm_per_unit, floor), "sensor"
@@ -66,9 +68,10 @@ def annotate(
     *,
     landmarks:Landmarks|None=None,     # in pixels of `image`; the largest face is detected where None
     segmenter="",                      # a name for `load_segmenter`, or a segmenter; the best that is there where empty
-    sensor_depth:np.ndarray|None=None, # [H, W] of a depth sensor, registered to `image`, 0 = nothing measured
+    sensor_depth:np.ndarray|None=None,  # [H, W] of a depth sensor, registered to `image`, 0 = nothing measured
     mm_per_unit:float=.125,            # millimetres per count of the sensor
-    estimator:Callable|None=None,      # image -> depth [H, W], greater = nearer, where there is no sensor; the landmark mesh where None
+    # image -> depth [H, W], greater = nearer, where there is no sensor; the landmark mesh where None
+    estimator:Callable|None=None,
     planar:str="relief",               # flat media without a sensor: `relief` or `flat`
     floor:float=0.,                    # depth of the farthest pixel of a face
     found:Segmentation|None=None,      # what the segmenter says, where it was asked already
@@ -79,12 +82,14 @@ def annotate(
     if isinstance(segmenter, str): segmenter = _segmenter(segmenter)
     found = found or segment(image, landmarks, segmenter, species)
     regions = found.regions
-    depth, depth_mode = face_depth(regions, landmarks, species, sensor_depth, estimator and partial(estimator, image), mm_per_unit=mm_per_unit, planar=planar, floor=floor)
+    depth, depth_mode = face_depth(regions, landmarks, species, sensor_depth, estimator and partial(estimator, image),
+                                   mm_per_unit=mm_per_unit, planar=planar, floor=floor)
     flags = list(landmark_flags(landmarks, regions.shape))
     if not (channel_lut(species)[regions] < Channel.BACKGROUND).any(): flags.append("empty")
     if sensor_depth is not None and depth_mode != "sensor": flags.append("no_sensor")
     return Annotation(regions, depth, landmarks, species, dict(
-        segmenter=segmenter.name, weights=getattr(segmenter, "weights", ""), landmarks=landmarks.source, depth_mode=depth_mode,
+        segmenter=segmenter.name, weights=getattr(segmenter, "weights", ""), landmarks=landmarks.source,
+        depth_mode=depth_mode,
         planar=planar, floor=floor, flags=flags, versions=_versions(),
         confidence=0. if landmarks.source == "fallback" else round(found.confidence, 3),
         parts={part: round(s.score, 3) for part, s in found.parts.items()},     # the segmenter's own quality
@@ -98,7 +103,8 @@ def annotate_batch(
 ) -> list[Annotation]:                 # for `training.collate`
     "Annotate some pictures."
     species = [species]*len(images) if isinstance(species, str) else list(species)
-    if len(species) != len(images): raise ValueError(f"annotate_batch: {len(species)} species for {len(images)} images; give one for all, or one for each")
+    if len(species) != len(images): raise ValueError(
+        f"annotate_batch: {len(species)} species for {len(images)} images; give one for all, or one for each")
     done = []
     for i, (image, kind) in enumerate(zip(images, species)):
         try: done.append(annotate(image, kind, segmenter=segmenter, **how))
@@ -134,7 +140,8 @@ def batch_maps(
     preset:str="skin",   # key of `CHANNEL_OF`: which region is evidence of what
 ) -> np.ndarray:         # float32 [n, C, s, s] in [0, 1]
     "The maps of many annotations at once."
-    if scheme not in SCHEMES: raise ValueError(f"batch_maps: scheme {scheme!r} is unknown; use one of {', '.join(SCHEMES)}")
+    if scheme not in SCHEMES:
+        raise ValueError(f"batch_maps: scheme {scheme!r} is unknown; use one of {', '.join(SCHEMES)}")
     names, which = np.unique(np.asarray(labels.species), return_inverse=True)
     luts = np.array([channel_lut(str(name), preset) for name in names], np.uint8).reshape(-1, 256)
     channel = luts[which[:, None, None], labels.regions]  # [n, s, s]
@@ -190,21 +197,25 @@ def crop_inputs(
 ) -> dict[str, str]:
     "What the crops of a presentation follow from, besides the settings of their store."
     given = faces_path(presentation, annotations) if annotations else None
-    return {"recording": file_mark(presentation.path), "given face": file_hash(given) if given and given.is_file() else "",
+    return {"recording": file_mark(presentation.path),
+            "given face": file_hash(given) if given and given.is_file() else "",
             "decoding": _json({k: presentation.attrs[k] for k in DECODING if k in presentation.attrs}),
             "depth file": file_mark(presentation.attrs.get("depth_path", "")),
-            "finder": _function_mark(landmarks), "code": closure_hash(CROPS, _KEEPING), "versions": minor_versions(*_CROPS_USE)}
+            "finder": _function_mark(landmarks), "code": closure_hash(CROPS, _KEEPING),
+            "versions": minor_versions(*_CROPS_USE)}
 
 def map_inputs(
     presentation:Presentation,
     segmenter:str,        # as for `annotate_dataset`
     depth:str="auto",     # likewise
 ) -> dict[str, str]:
-    "What the annotations of a presentation follow from, besides its crops, its species and the settings of their store."
+    "What the annotations of a presentation follow from, besides its crops, species and the settings of their store."
     sensor = {k: v for k, v in presentation.attrs.items() if k.startswith("depth_") and k != "depth_path"}
-    return {"recording": file_mark(presentation.path), "depth file": file_mark(presentation.attrs.get("depth_path", "")) if depth != "mesh" else "",
+    return {"recording": file_mark(presentation.path),
+            "depth file": file_mark(presentation.attrs.get("depth_path", "")) if depth != "mesh" else "",
             "depth unit": _json(sensor), "estimator": _function_mark(depth), "code": closure_hash(MAPS, _KEEPING),
-            "weights": CHECKPOINTS[segmenter].hash if segmenter in CHECKPOINTS else "", "versions": minor_versions(*_MAPS_USE)}
+            "weights": CHECKPOINTS[segmenter].hash if segmenter in CHECKPOINTS else "",
+            "versions": minor_versions(*_MAPS_USE)}
 
 def _differs(
     before:dict|None,   # what a row was made from; None where there is none
@@ -253,7 +264,8 @@ def _settings(path, wanted):
     elif found != wanted:
         differ = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
         raise InputError(f"{path.parent} was made with {', '.join(f'{k} = {found.get(k)}' for k in differ)}, but now "
-                         f"{', '.join(f'{k} = {wanted.get(k)}' for k in differ)} is asked for; use another folder, or the same settings")
+                         f"{', '.join(f'{k} = {wanted.get(k)}' for k in differ)} is asked for; "
+                         "use another folder, or the same settings")
     return wanted
 
 # %% ../nbs/23_three_channel_maps.ipynb #c047
@@ -272,10 +284,17 @@ def region_png(
 
 def legend_text() -> str:
     "Which value and colour is which region, in the format of a GIMP palette."
-    lines = [f"{' '.join(f'{c:3d}' for c in color)}\t{region.value} {region.name.lower()}" for region, color in REGION_COLORS.items()]
-    return "\n".join(["GIMP Palette", "Name: fas_nb regions", "Columns: 1", "# Region maps (PNG in the folders beside this file): red, green, blue, then the value of a pixel and what it is.",
-                      "# Copy a map, mend it, keep the names of file and folder, and give the copies: fas_annotate ... --corrections FOLDER",
-                      "# IGNORE leaves pixels out of the loss. Draw without smoothing: every pixel has one of these colours or values.", *lines]) + "\n"
+    lines = [f"{' '.join(f'{c:3d}' for c in color)}\t{region.value} {region.name.lower()}"
+             for region, color in REGION_COLORS.items()]
+    return "\n".join([
+        "GIMP Palette", "Name: fas_nb regions", "Columns: 1",
+        "# Region maps (PNG in the folders beside this file): "
+        "red, green, blue, then the value of a pixel and what it is.",
+        "# Copy a map, mend it, keep the names of file and folder, and give the copies: "
+        "fas_annotate ... --corrections FOLDER",
+        "# IGNORE leaves pixels out of the loss. "
+        "Draw without smoothing: every pixel has one of these colours or values.",
+        *lines]) + "\n"
 
 def read_region_map(
     path:str|Path,    # PNG: a palette with our values or colours, 8-bit grey, or RGB that is grey or in our colours
@@ -287,8 +306,11 @@ def read_region_map(
         with Image.open(path, formats=["PNG"]) as image:
             image.load()
             mode, bits = image.mode, 1 if image.mode == "1" else 16 if image.mode.startswith("I") else 8
-            if bits != 8: raise InputError(f"{path} is a {bits}-bit PNG, {'black and white' if bits == 1 else 'grey'}: it does not hold the values of regions; {need}")
-            if mode == "P": found = _from_palette(path, np.asarray(image), np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3))
+            if bits != 8: raise InputError(
+                f"{path} is a {bits}-bit PNG, {'black and white' if bits == 1 else 'grey'}: "
+                f"it does not hold the values of regions; {need}")
+            if mode == "P": found = _from_palette(
+                path, np.asarray(image), np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3))
             elif mode == "L": found = np.array(image)
             else: found = _from_colors(path, np.asarray(image.convert("RGBA")), need)
     except FileNotFoundError: raise InputError(f"{path} is missing; {need}") from None
@@ -296,16 +318,20 @@ def read_region_map(
         if isinstance(error, InputError): raise
         raise InputError(f"{path} is no readable PNG ({error}); {need}") from error
     if unknown := sorted(set(np.unique(found).tolist()) - set(Region)): raise InputError(
-        f"{path} holds the values {', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}, which are no regions; they are "
+        f"{path} holds the values {', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}, "
+        "which are no regions; they are "
         f"{', '.join(f'{r.value} {r.name.lower()}' for r in Region)}")
     return found
 
 def _from_palette(path, index, palette):
-    "An editor may sort a palette anew: where all colours in use are those of regions, they say which; otherwise the values do, unless greys say something else."
+    """An editor may sort a palette anew: where all colours in use are those of regions, they say which; otherwise the
+    values do, unless greys say something else."""
     used = np.unique(index)
     levels = {int(i): int(palette[i, 0]) for i in used if i < len(palette) and (palette[i] == palette[i, 0]).all()}
-    if len(levels) == len(used) and set(levels.values()) <= set(Region) and any(i != level for i, level in levels.items()): raise InputError(
-        f"{path}: its values are {', '.join(map(str, levels))}, but its palette shows them as the greys {', '.join(map(str, levels.values()))}; save it as 8-bit grey without a palette")
+    if len(levels) == len(used) and set(levels.values()) <= set(Region) and any(
+            i != level for i, level in levels.items()): raise InputError(
+        f"{path}: its values are {', '.join(map(str, levels))}, but its palette shows them as the greys "
+        f"{', '.join(map(str, levels.values()))}; save it as 8-bit grey without a palette")
     colors = {int(i): _COLORED.get(tuple(palette[i].tolist())) if i < len(palette) else None for i in used}
     if any(region is None for region in colors.values()): return index.astype(np.uint8)
     lut = np.arange(256, dtype=np.uint8)
@@ -313,7 +339,9 @@ def _from_palette(path, index, palette):
     return lut[index]
 
 def _from_colors(path, rgba, need):
-    if (rgba[..., 3] < 255).any(): raise InputError(f"{path} is transparent in {(rgba[..., 3] < 255).mean():.1%} of its pixels, which say no region; fill them, and {need}")
+    if (rgba[..., 3] < 255).any(): raise InputError(
+        f"{path} is transparent in {(rgba[..., 3] < 255).mean():.1%} of its pixels, which say no region; "
+        f"fill them, and {need}")
     rgb = rgba[..., :3]
     if (rgb == rgb[..., :1]).all(): return rgb[..., 0].copy()
     found = np.zeros(rgb.shape[:2], np.uint8)
@@ -321,8 +349,10 @@ def _from_colors(path, rgba, need):
     known = [_COLORED.get(tuple(c.tolist())) for c in colors]
     if None in known:
         other = np.flatnonzero([k is None for k in known])
-        raise InputError(f"{path} is a colour picture with {len(other)} colours that are no region's, first {tuple(colors[other[0]].tolist())}, on "
-                         f"{np.isin(which, other).mean():.1%} of its pixels; draw without smoothing in the colours of the legend, or {need}")
+        raise InputError(
+            f"{path} is a colour picture with {len(other)} colours that are no region's, "
+            f"first {tuple(colors[other[0]].tolist())}, on {np.isin(which, other).mean():.1%} of its pixels; "
+            f"draw without smoothing in the colours of the legend, or {need}")
     return np.array(known, np.uint8)[which].reshape(found.shape)
 
 # %% ../nbs/23_three_channel_maps.ipynb #c020
@@ -357,8 +387,10 @@ class FrameStore:
             f"FrameStore.write: {len(frames)} frames of {sorted(set(frames.presentation))[:3]} given for {id!r}; "
             f"give at least one frame, all of this presentation")
         arrays = {f: getattr(frames, f) for f in ("images", "points", "frame", "source")}
-        arrays["boxes"] = np.full((len(frames), 4), np.nan, np.float32) if boxes is None else np.asarray(boxes, np.float32)
-        file, depth = io.BytesIO(), {} if frames.depth is None else dict(depth=frames.depth)     # apart: it changes no hash of what RGB alone gives
+        arrays["boxes"] = (np.full((len(frames), 4), np.nan, np.float32) if boxes is None
+                           else np.asarray(boxes, np.float32))
+        # apart: it changes no hash of what RGB alone gives
+        file, depth = io.BytesIO(), {} if frames.depth is None else dict(depth=frames.depth)
         np.savez(file, id=np.array(id), digest=np.array(_sha(id, *arrays.values())), made=np.array(_json(made or {})),
                  depth_digest=np.array(_sha(id, *depth.values()) if depth else ""), **arrays, **depth)
         write_atomically(self.path(id), file.getvalue())
@@ -368,7 +400,8 @@ class FrameStore:
         try:
             with np.load(path) as z: return [z[n] for n in names]  # only these are read
         except FileNotFoundError: raise InputError(
-            f"{self.folder} has no crops of {id}; run extract_frames for it, or look at the failures it listed") from None
+            f"{self.folder} has no crops of {id}; run extract_frames for it, or look at the failures it listed"
+            ) from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error: raise InputError(
             f"{path} cannot be read ({error}); delete it and run extract_frames again") from error
 
@@ -386,7 +419,8 @@ class FrameStore:
         "SHA-256 of the sensor depth of a presentation; empty where there is none."
         return str(self._load(id, "depth_digest")[0])
 
-    def boxes(self, id:str) -> np.ndarray: return self._load(id, "boxes")[0]  # float32 [n, 4] XYXY, pixels of the source
+    def boxes(self, id:str) -> np.ndarray:  # float32 [n, 4] XYXY, pixels of the source
+        return self._load(id, "boxes")[0]
 
     def index(self, id:str) -> tuple[list[int], str]:  # frame indices, SHA-256 of the content
         "What is stored of a presentation, without reading its pictures."
@@ -394,8 +428,10 @@ class FrameStore:
         return frame.tolist(), str(digest)
 
     def hash(self, ids:Iterable[str], depth:bool=False) -> str:
-        "SHA-256 of the crops, boxes and landmarks of these presentations (and of their depth) and of the settings; their order does not matter."
-        return _sha(_json(self.settings), *sorted(f"{id} {self.index(id)[1]}{self.depth_digest(id) if depth else ''}" for id in set(ids)))
+        """SHA-256 of the crops, boxes and landmarks of these presentations (and of their depth) and of the settings;
+        their order does not matter."""
+        return _sha(_json(self.settings), *sorted(
+            f"{id} {self.index(id)[1]}{self.depth_digest(id) if depth else ''}" for id in set(ids)))
 
 # %% ../nbs/23_three_channel_maps.ipynb #c023
 class AnnotationStore:
@@ -412,7 +448,8 @@ class AnnotationStore:
 
     def rows(self, id:str) -> dict[int, dict]:
         "The rows of one presentation, by frame; empty where nothing is annotated."
-        try: return {int(k): v for k, v in json.loads((self.folder/"rows"/f"{_key(id)}.json").read_text())["frames"].items()}
+        try: return {int(k): v for k, v in json.loads(
+            (self.folder/"rows"/f"{_key(id)}.json").read_text())["frames"].items()}
         except FileNotFoundError: return {}
 
     def ids(self) -> list[str]:
@@ -425,33 +462,41 @@ class AnnotationStore:
         return [(id, frame) for id, frame in wanted if frame not in rows(id)]
 
     def write(self, id:str, frame:int, annotation:Annotation, source:str="", made:dict|None=None):
-        "Write one frame; `source` tells which crop was annotated (the digest of `FrameStore.index`), `made` the rest that it follows from (`map_inputs`)."
+        """Write one frame; `source` tells which crop was annotated (the digest of `FrameStore.index`), `made` the rest
+        that it follows from (`map_inputs`)."""
         self.write_frames(id, {frame: annotation}, source, made)
 
     def write_frames(self, id:str, annotations:dict[int, Annotation], source:str="", made:dict|None=None):
-        """Write some frames of one presentation, their rows last; where a region map was corrected, the correction wins, and the automatic one is kept beside it.
-        Rows whose pictures are about to change go first: a process that is killed meanwhile leaves frames that are not annotated."""
-        rows, ready = self.rows(id), {frame: self._with_correction(id, frame, a, source) for frame, a in annotations.items()}
+        """Write some frames of one presentation, their rows last; where a region map was corrected, the correction
+        wins, and the automatic one is kept beside it. Rows whose pictures are about to change go first: a process that
+        is killed meanwhile leaves frames that are not annotated."""
+        rows, ready = self.rows(id), {
+            frame: self._with_correction(id, frame, a, source) for frame, a in annotations.items()}
         for frame, a in ready.items():
             if not (a.depth.min() >= 0 and a.depth.max() <= 1): raise ValueError(
                 f"AnnotationStore.write: depth of {id} frame {frame} reaches from {a.depth.min()} to {a.depth.max()}; "
                 f"normalise it to [0, 1]")
-        if changed := set(rows) & set(annotations): self._write_rows(id, rows := {f: row for f, row in rows.items() if f not in changed})
+        if changed := set(rows) & set(annotations):
+            self._write_rows(id, rows := {f: row for f, row in rows.items() if f not in changed})
         for frame, a in ready.items():
             automatic = annotations[frame]
             points = io.BytesIO(); np.save(points, a.landmarks.points)
             regions, depth = _stored(a)
-            pictures = {"regions": regions, "depth": depth} | (dict(zip(AUTOMATIC, _stored(automatic))) if a is not automatic else {})
-            for kind, picture in pictures.items(): write_atomically(self.path(kind, id, frame), _png(picture) if picture.dtype == np.uint16 else region_png(picture))
+            pictures = {"regions": regions, "depth": depth} | (
+                dict(zip(AUTOMATIC, _stored(automatic))) if a is not automatic else {})
+            for kind, picture in pictures.items(): write_atomically(
+                self.path(kind, id, frame), _png(picture) if picture.dtype == np.uint16 else region_png(picture))
             write_atomically(self.path("landmarks", id, frame), points.getvalue())
-            rows[int(frame)] = dict(species=str(a.species), landmarks=a.landmarks.source, score=float(a.landmarks.score),
+            rows[int(frame)] = dict(species=str(a.species), landmarks=a.landmarks.source,
+                                    score=float(a.landmarks.score),
                                     box=np.asarray(a.landmarks.box, float).round(2).tolist(), source=source,
                                     digest=_sha(str(a.species), regions, depth), provenance=a.provenance,
                                     made=made or {}, correction=self.correction_mark(id, frame, source))
         if not (legend := self.folder/"regions"/LEGEND).exists(): write_atomically(legend, legend_text())
         self._write_rows(id, rows)
 
-    def _write_rows(self, id, rows): write_atomically(self.folder/"rows"/f"{_key(id)}.json", json.dumps(dict(id=id, frames=rows), sort_keys=True))
+    def _write_rows(self, id, rows): write_atomically(
+        self.folder/"rows"/f"{_key(id)}.json", json.dumps(dict(id=id, frames=rows), sort_keys=True))
 
     def correction_mark(self, id:str, frame:int, source:str) -> str:
         "Hash of the region map that a person mended for this crop; empty where there is none."
@@ -467,25 +512,31 @@ class AnnotationStore:
         "Why a frame has to be annotated again."
         row = self.rows(id).get(frame)
         if row is None: return ("new",)
-        before = dict(row["made"], crop=row["source"], species=row["species"], correction=row.get("correction", "")) if "made" in row else {}
-        return _differs(before, dict(made, crop=source, species=species, correction=self.correction_mark(id, frame, source)))
+        before = dict(row["made"], crop=row["source"], species=row["species"],
+                      correction=row.get("correction", "")) if "made" in row else {}
+        return _differs(before, dict(made, crop=source, species=species,
+                                     correction=self.correction_mark(id, frame, source)))
 
     def correct(self,
         id:str,
         frame:int,
-        regions:np.ndarray,   # uint8 [H, W] of `Region`, for the crop that is annotated now; of another size: scaled, each pixel keeps a region
-    ) -> bool:                # did the annotation change?
-        "Take a region map that a person mended: it wins over the automatic one, also when the same crop is annotated again; the automatic map takes the correction back."
+        # uint8 [H, W] of `Region`, for the crop annotated now; of another size: scaled, each pixel keeps a region
+        regions:np.ndarray,
+    ) -> bool:  # did the annotation change?
+        """Take a region map that a person mended: it wins over the automatic one, also when the same crop is annotated
+        again; the automatic map takes the correction back."""
         row, automatic = self._row(self.rows(id), id, frame), self._automatic(id, frame)
         if regions.ndim != 2 or regions.shape[0] != regions.shape[1] or regions.dtype != np.uint8: raise InputError(
             f"the region map of {id} frame {frame} is a square of 8 bits, {automatic.regions.shape[0]} pixels wide, "
-            f"found {' x '.join(map(str, regions.shape[::-1]))} of {regions.dtype}; mend a copy of the map in the store's folder regions")
+            f"found {' x '.join(map(str, regions.shape[::-1]))} of {regions.dtype}; "
+            "mend a copy of the map in the store's folder regions")
         if unknown := set(np.unique(regions).tolist()) - set(Region): raise InputError(
             f"a region map of {id} frame {frame} holds {sorted(unknown)}; its values are those of vocab.Region: "
             f"{', '.join(f'{r.value} {r.name.lower()}' for r in Region)}")
         if regions.shape != automatic.regions.shape:      # mended in the store of another profile
             from PIL import Image
-            regions = np.asarray(Image.fromarray(regions).resize(automatic.regions.shape[::-1], Image.Resampling.NEAREST))
+            regions = np.asarray(Image.fromarray(regions).resize(
+                automatic.regions.shape[::-1], Image.Resampling.NEAREST))
         correction = self._correction(id, frame, row["source"])
         if np.array_equal(regions, automatic.regions): correction.unlink(missing_ok=True)
         else: write_atomically(correction, region_png(regions))
@@ -496,9 +547,11 @@ class AnnotationStore:
         a = self.read(id, frame)
         if not a.provenance.get("corrected"): return a
         regions, depth = self._maps(id, frame, *AUTOMATIC)
-        return replace(a, regions=regions, depth=depth, provenance={k: v for k, v in a.provenance.items() if k != "corrected"})
+        return replace(a, regions=regions, depth=depth,
+                       provenance={k: v for k, v in a.provenance.items() if k != "corrected"})
 
-    def _correction(self, id, frame, source): return self.folder/"corrected"/_key(id)/f"{frame:05d}-{_sha(source)[:8]}.png"   # of this crop
+    def _correction(self, id, frame, source):   # of this crop
+        return self.folder/"corrected"/_key(id)/f"{frame:05d}-{_sha(source)[:8]}.png"
 
     def _with_correction(self, id, frame, a, source):
         path = self._correction(id, frame, source)
@@ -510,7 +563,8 @@ class AnnotationStore:
 
     def _regions(self, id, frame, kind="regions"):
         try: return read_region_map(self.path(kind, id, frame))
-        except InputError as error: raise InputError(f"{error}; or delete {self.folder/'rows'/_key(id)}.json and annotate again") from error
+        except InputError as error: raise InputError(
+            f"{error}; or delete {self.folder/'rows'/_key(id)}.json and annotate again") from error
 
     def _row(self, rows, id, frame):
         if frame not in rows: raise InputError(
@@ -518,15 +572,17 @@ class AnnotationStore:
         return rows[frame]
 
     def _maps(self, id, frame, regions="regions", depth="depth"):
-        deep = _grey(self.path(depth, id, frame), np.uint16, f"delete {self.folder/'rows'/_key(id)}.json and annotate again")
+        deep = _grey(self.path(depth, id, frame), np.uint16,
+                     f"delete {self.folder/'rows'/_key(id)}.json and annotate again")
         return self._regions(id, frame, regions), deep.astype(np.float32)/65535
 
     def read(self, id:str, frame:int) -> Annotation:
         "One annotation."
         row = self._row(self.rows(id), id, frame)
         points = np.load(self.path("landmarks", id, frame))
-        return Annotation(*self._maps(id, frame), Landmarks(points, np.float32(row["box"]), row["landmarks"], row["score"]),
-                          row["species"], row["provenance"])
+        return Annotation(
+            *self._maps(id, frame), Landmarks(points, np.float32(row["box"]), row["landmarks"], row["score"]),
+            row["species"], row["provenance"])
 
     def labels(self, frames:Frames) -> Labels:
         "What was annotated on these frames, in their order."
@@ -562,11 +618,12 @@ class AnnotationStore:
                 p, name = row["provenance"], f"{path.stem}/{int(frame):05d}.png"
                 table.append(dict(
                     presentation=part["id"], frame=int(frame), species=row["species"], landmarks=row["landmarks"],
-                    score=row["score"], **{k: p.get(k) for k in told}, flags=",".join(p.get("flags", ())), corrected=p.get("corrected", False),
+                    score=row["score"], **{k: p.get(k) for k in told}, flags=",".join(p.get("flags", ())),
+                    corrected=p.get("corrected", False),
                     versions=json.dumps(p.get("versions", {})), digest=row["digest"], source=row["source"],
                     regions=f"regions/{name}", depth=f"depth/{name}"))
-        columns = ["presentation", "frame", "species", "landmarks", "score", *told, "flags", "corrected", "versions", "digest", "source",
-                   "regions", "depth"]
+        columns = ["presentation", "frame", "species", "landmarks", "score", *told, "flags", "corrected", "versions",
+                   "digest", "source", "regions", "depth"]
         return pd.DataFrame(table, columns=columns).sort_values(["presentation", "frame"], ignore_index=True)
 
     def write_manifest(self) -> Path:
@@ -589,14 +646,19 @@ def write_coco(
         regions, lut = store._regions(row.presentation, row.frame), channel_lut(row.species)
         shown, name = crops(row.presentation), Path(path.stem)/Path(row.regions).relative_to("regions")
         write_atomically(path.parent/name, _png(shown.images[shown.frame.tolist().index(row.frame)][..., ::-1]))
-        images.append(dict(id=i, license=1, file_name=name.as_posix(), height=regions.shape[0], width=regions.shape[1], presentation=row.presentation, frame=row.frame, species=row.species))
+        images.append(dict(id=i, license=1, file_name=name.as_posix(), height=regions.shape[0], width=regions.shape[1],
+                           presentation=row.presentation, frame=row.frame, species=row.species))
         for region in np.unique(regions[regions > 0]).tolist():
             code = coco.encode(np.asfortranarray(regions == region, np.uint8))
-            annotations.append(dict(id=len(annotations) + 1, image_id=i, category_id=region, iscrowd=0, area=int(coco.area(code)), bbox=coco.toBbox(code).tolist(),
+            annotations.append(dict(id=len(annotations) + 1, image_id=i, category_id=region, iscrowd=0,
+                                    area=int(coco.area(code)), bbox=coco.toBbox(code).tolist(),
                                     segmentation=dict(size=code["size"], counts=code["counts"].decode()),
-                                    channel=Channel(lut[region]).name.lower() if lut[region] != Region.IGNORE else "ignore"))
-    info = dict(description="Region maps of faces, made by fas_nb", version=_versions()["fas_nb"], year=int(time.strftime("%Y")), date_created=time.strftime("%Y-%m-%d"), contributor="", url="")
-    licenses = [dict(id=1, name="as the pictures: see the agreements of their data sets", url="")]      # loadRes of pycocotools copies `info`
+                                    channel=Channel(lut[region]).name.lower() if lut[region] != Region.IGNORE
+                                    else "ignore"))
+    info = dict(description="Region maps of faces, made by fas_nb", version=_versions()["fas_nb"],
+                year=int(time.strftime("%Y")), date_created=time.strftime("%Y-%m-%d"), contributor="", url="")
+    # loadRes of pycocotools copies `info`
+    licenses = [dict(id=1, name="as the pictures: see the agreements of their data sets", url="")]
     write_atomically(path, json.dumps(dict(info=info, licenses=licenses, images=images, annotations=annotations,
                                            categories=[dict(id=r.value, name=r.name.lower()) for r in Region if r])))
     return len(annotations)
@@ -614,8 +676,8 @@ class Summary:
     done:int                          # presentations finished now
     skipped:int                       # presentations that were finished before
     failures:tuple[tuple[str, str], ...] = ()  # (path, reason) of each that failed
-    again:tuple[tuple[str, int], ...] = ()     # (what is another than before, presentations that were made again for it)
-    given_not_used:int = 0                     # frames whose given face says nothing usable; the detector found the face there
+    again:tuple[tuple[str, int], ...] = ()  # (what is another than before, presentations that were made again for it)
+    given_not_used:int = 0              # frames whose given face says nothing usable; the detector found the face there
 
     @property
     def ok(self) -> bool: return not self.failures
@@ -630,8 +692,10 @@ def withhold(
     presentation:Presentation,
 ) -> Presentation:  # without species, and of the attributes only what decoding needs
     "A presentation that does not say what was presented."
-    needed = lambda key: key in DECODING or key.startswith("depth_")     # of the sensor: where its file is and how it is read
-    return replace(presentation, species="", attrs={key: value for key, value in presentation.attrs.items() if needed(key)})
+    # of the sensor: where its file is and how it is read
+    needed = lambda key: key in DECODING or key.startswith("depth_")
+    return replace(presentation, species="", attrs={
+        key: value for key, value in presentation.attrs.items() if needed(key)})
 
 def import_corrections(
     store:AnnotationStore,
@@ -642,15 +706,21 @@ def import_corrections(
     for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() == ".png"):
         try:
             if path.parent.name not in ids or not path.stem.isdigit(): raise InputError(
-                "no annotated frame has this name; keep the names of file and folder that the map has in the store's folder regions")
+                "no annotated frame has this name; keep the names of file and folder that the map has in the store's "
+                "folder regions")
             taken.append(store.correct(ids[path.parent.name], int(path.stem), read_region_map(path)))
-        except (InputError, OSError) as error: failures.append((str(path), str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")))
-    if not taken and not failures: failures.append((str(folder), "holds no PNG; copy maps from the store's folder regions, mend them, and give the copies"))
+        except (InputError, OSError) as error:
+            failures.append((str(path), str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")))
+    if not taken and not failures: failures.append((
+        str(folder), "holds no PNG; copy maps from the store's folder regions, mend them, and give the copies"))
     if any(taken): store.write_manifest()
     return Summary(sum(taken), len(taken) - sum(taken), tuple(failures))
 
-FLAG_WORDS = {"fallback": "no landmarks found, the mean face stands in", "tiny": "the face is very small", "cut": "it reaches over the border", "turned": "turned far to the side",
-              "empty": "nothing is labelled living or attack", "no_sensor": "the depth sensor saw too little, the mesh's depth stands in"}
+FLAG_WORDS = {
+    "fallback": "no landmarks found, the mean face stands in", "tiny": "the face is very small",
+    "cut": "it reaches over the border", "turned": "turned far to the side",
+    "empty": "nothing is labelled living or attack",
+    "no_sensor": "the depth sensor saw too little, the mesh's depth stands in"}
 
 _SIDE, _GAP = 112, 3     # of a picture on the sheet, and between two; pixels
 _ABOVE, _BELOW = 14, 46  # of a tile: the names of the pictures; number, flags, file and a gap
@@ -710,7 +780,8 @@ def _sheet_head(flags, folder, width):
 
 def _run(fn, todo, total, why, desc, **how):
     "Work on presentations; `why`: for each of them what is another than before."
-    def failed(results): return tuple((r.item.path, r.reason.replace(f"{r.item.path}: ", "", 1)) for r in results if isinstance(r, Failure))
+    def failed(results): return tuple(
+        (r.item.path, r.reason.replace(f"{r.item.path}: ", "", 1)) for r in results if isinstance(r, Failure))
     try: results = run_parallel(fn, todo, desc=desc, **how)
     except KeyboardInterrupt as stop:
         stop.failures = failed(getattr(stop, "results", ()))
@@ -730,36 +801,41 @@ def extract_frames(
     scheduler:str|None=None,    # address of a running Dask scheduler
     progress:bool=True,         # draw a progress bar?
     annotations:str|Path|None=None,  # folder of the files that say where the face is; the detector alone where None
-    landmarks:str="mesh",            # the 478-point mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
+    # the 478-point mesh, `3ddfa_v2`, `dlib`, or `module:function`: see `detect_landmarks(finder=…)`
+    landmarks:str="mesh",
     only:Collection[str]|None=None,  # ids to work on; all where None
 ) -> Summary:
-    "Cut the face crops of all presentations into a `FrameStore`; those that are there and follow from the same as now are skipped."
+    """Cut the face crops of all presentations into a `FrameStore`; those that are there and follow from the same as now
+    are skipped."""
     _finder(landmarks)
     if annotations: require_faces(presentations, annotations)
     store = FrameStore(folder, dict(n=n, size=size, factor=FRAME_FACTOR, landmarks=landmarks, given=bool(annotations)))
     each = {p.id: p for p in presentations if only is None or p.id in only}
     why = {id: _differs(store.made(id), crop_inputs(p, annotations, landmarks)) for id, p in each.items()}
     todo = [withhold(each[id]) for id in each if why[id]]
-    return _run(partial(_extract, folder=str(folder), annotations=annotations), todo, len(each), [w for w in why.values() if w], "faces",
-                workers=workers, scheduler=scheduler, progress=progress)
+    return _run(partial(_extract, folder=str(folder), annotations=annotations), todo, len(each),
+                [w for w in why.values() if w], "faces", workers=workers, scheduler=scheduler, progress=progress)
 
 def _extract(presentation, folder, annotations):
     store, given = FrameStore(folder), given_faces(presentation, annotations) if annotations else {}
     made = crop_inputs(presentation, annotations, store.settings["landmarks"])
     index, images = zip(*iter_frames(presentation, store.settings["n"]))
-    boxes = [given_box(given.get(i)) if usable_face(given.get(i), image.shape) else None for i, image in zip(index, images)]
+    boxes = [given_box(given.get(i)) if usable_face(given.get(i), image.shape) else None
+             for i, image in zip(index, images)]
     faces, crops = find_faces(images, boxes, finder=_finder(store.settings["landmarks"])), []
     for image, face in zip(images, faces):
         crop, scale, offset = face_crop(image, face.box, store.settings["size"])
         crops.append((crop, face.moved(scale, offset).points))
     images, points = map(np.stack, zip(*crops))
     found = np.stack([f.box for f in faces])
-    store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index), np.array([f.source for f in faces]),
+    store.write(presentation.id, Frames(images, points, np.repeat(presentation.id, len(index)), np.array(index),
+                                        np.array([f.source for f in faces]),
                                         _sensor_crops(presentation, found, store.settings)), found, made)
     return sum(box is None for box in boxes) if annotations else 0
 
 def _sensor_crops(presentation, boxes, settings):
-    "The depth of the sensor as an input, uint8 [n, size, size]; None where there is no sensor, or where its stream is missing."
+    """The depth of the sensor as an input, uint8 [n, size, size]; None where there is no sensor, or where its stream is
+    missing."""
     try: raw = read_depth(presentation, settings["n"])
     except InputError: return None        # crops of colour alone are still crops; annotation says what is missing
     return None if raw is None else np.stack([sensor_crop(d, box, settings["size"]) for d, box in zip(raw, boxes)])
@@ -781,29 +857,35 @@ def annotate_dataset(
     folder:str|Path,                       # of an `AnnotationStore`
     segmenter:str="face_sam_tiny",         # a name for `load_segmenter`
     *,
-    depth:str="auto",                      # `auto`: the sensor's where there is one, else the mesh; `mesh`: always the landmark mesh; `3ddfa_v2`; `module:function`: see `annotate(estimator=…)`
+    # `auto`: the sensor's where there is one, else the mesh; `mesh`: always the landmark mesh; `3ddfa_v2`;
+    # `module:function`: see `annotate(estimator=…)`
+    depth:str="auto",
     planar:str="relief",                   # flat media without a sensor: `relief` or `flat`
     floor:float=0.,                        # depth of the farthest pixel of a face
     workers:int=1,                         # processes on this machine
     scheduler:str|None=None,               # address of a running Dask scheduler
     progress:bool=True,                    # draw a progress bar?
 ) -> Summary:
-    "Annotate the crops of all presentations into an `AnnotationStore`; frames that are there and follow from the same as now are skipped."
+    """Annotate the crops of all presentations into an `AnnotationStore`; frames that are there and follow from the same
+    as now are skipped."""
     _estimator(depth); _known(segmenter)
     if not isinstance(frames, FrameStore): frames = FrameStore(frames)
-    store = AnnotationStore(folder, dict(segmenter=segmenter, depth=depth, planar=planar, floor=floor, frames=frames.settings))
+    store = AnnotationStore(folder, dict(segmenter=segmenter, depth=depth, planar=planar, floor=floor,
+                                         frames=frames.settings))
     each = {p.id: p for p in presentations}
     absent = set(frames.missing(each))
     why = {id: w for id, p in each.items() if id not in absent for w in [_unfinished(store, frames, p)] if w}
     if why: _segmenter(segmenter)     # fetches weights once, and fails here where it must fail
-    summary = _run(partial(_annotate, frames=str(frames.folder), folder=str(folder)), [each[id] for id in why], len(each) - len(absent),
-                   [{what for frame in w.values() for what in frame} for w in why.values()], "annotation", workers=workers, scheduler=scheduler, progress=progress)
+    summary = _run(partial(_annotate, frames=str(frames.folder), folder=str(folder)), [each[id] for id in why],
+                   len(each) - len(absent), [{what for frame in w.values() for what in frame} for w in why.values()],
+                   "annotation", workers=workers, scheduler=scheduler, progress=progress)
     if summary.done or not (store.folder/"manifest.parquet").exists(): store.write_manifest()
     without = tuple((each[id].path, "has no crops: extract_frames failed or was not run") for id in sorted(absent))
     return replace(summary, failures=summary.failures + without)
 
 def _known(segmenter):
-    if segmenter not in SEGMENTERS: raise InputError(f"segmenter {segmenter!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+    if segmenter not in SEGMENTERS:
+        raise InputError(f"segmenter {segmenter!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
 
 def outdated(
     presentations:Iterable[Presentation],
@@ -836,16 +918,20 @@ def fill_stores(
     _estimator(depth); _known(segmenter)   # what is not there is told before any work
     wanted, cropped = [p for p in presentations if only is None or p.id in only], Summary(0, 0)
     try:
-        cropped = extract_frames(presentations, folder/"frames", n, size, annotations=annotations, only=only, landmarks=landmarks, **how)
+        cropped = extract_frames(presentations, folder/"frames", n, size, annotations=annotations, only=only,
+                                 landmarks=landmarks, **how)
         bad = {path for path, _ in cropped.failures}
-        done = annotate_dataset([p for p in wanted if p.path not in bad], folder/"frames", folder/"annotations", segmenter, depth=depth, **how)
+        done = annotate_dataset([p for p in wanted if p.path not in bad], folder/"frames", folder/"annotations",
+                                segmenter, depth=depth, **how)
     except KeyboardInterrupt as stop:
         failed = dict(cropped.failures) | dict(getattr(stop, "failures", ()))
         if failed: _keep_failures(folder, failed_files(folder) | failed)
         raise
-    done = replace(done, failures=cropped.failures + done.failures, given_not_used=cropped.given_not_used, again=tuple(sorted((dict(cropped.again) | dict(done.again)).items())))
+    done = replace(done, failures=cropped.failures + done.failures, given_not_used=cropped.given_not_used,
+                   again=tuple(sorted((dict(cropped.again) | dict(done.again)).items())))
     now = {p.path for p in wanted}
-    _keep_failures(folder, {path: reason for path, reason in failed_files(folder).items() if path not in now} | dict(done.failures))
+    _keep_failures(folder, {path: reason for path, reason in failed_files(folder).items() if path not in now}
+                   | dict(done.failures))
     return done
 
 def _keep_failures(folder, failed):
@@ -864,7 +950,8 @@ def without_face(
 ) -> list[Presentation]:
     "Those in which no frame showed a face."
     rows = AnnotationStore(Path(folder)/"annotations").rows
-    return [p for p in presentations if (frames := rows(p.id)) and all(row["landmarks"] == "fallback" for row in frames.values())]
+    return [p for p in presentations
+            if (frames := rows(p.id)) and all(row["landmarks"] == "fallback" for row in frames.values())]
 
 def faceless(
     here:list[Presentation],   # from `without_face`
@@ -873,19 +960,22 @@ def faceless(
     "A line for the user where no frame of some presentations showed a face."
     if not here: return []
     which = ", ".join(Path(p.path).name for p in here[:3]) + (f" and {len(here) - 3} more" if len(here) > 3 else "")
-    what = ("the mean face stands in, in the given box or the middle of the picture; take out what shows no face, or let it train nothing: "
-            "--set train_faceless=false" if trained else "they train nothing; in dev and test they are scored with the mean face in the given box or the middle")
+    what = ("the mean face stands in, in the given box or the middle of the picture; "
+            "take out what shows no face, or let it train nothing: --set train_faceless=false" if trained else
+            "they train nothing; in dev and test they are scored with the mean face in the given box or the middle")
     return [f"no face was found in {len(here)} presentation{'s' * (len(here) > 1)} ({which}): {what}"]
 
 def _unfinished(store, frames, presentation):
     "Frames that have no annotation, or one that follows from something else than now -> what is another."
-    (index, digest), made = frames.index(presentation.id), map_inputs(presentation, store.settings["segmenter"], store.settings["depth"])
+    (index, digest), made = frames.index(presentation.id), map_inputs(
+        presentation, store.settings["segmenter"], store.settings["depth"])
     why = {f: store.differs(presentation.id, f, digest, str(presentation.species), made) for f in index}
     return {f: w for f, w in why.items() if w}
 
 def _annotate(presentation, frames, folder):
     frames, store = FrameStore(frames), AnnotationStore(folder)
-    crops, boxes, todo = frames.read(presentation.id), frames.boxes(presentation.id), _unfinished(store, frames, presentation)
+    crops, boxes, todo = (frames.read(presentation.id), frames.boxes(presentation.id),
+                          _unfinished(store, frames, presentation))
     options = store.settings
     made = map_inputs(presentation, options["segmenter"], options["depth"])
     raw = read_depth(presentation, frames.settings["n"]) if options["depth"] != "mesh" else None
@@ -897,7 +987,8 @@ def _annotate(presentation, frames, folder):
     for i, face, found in zip(wanted, faces, masks):
         done[crops.frame.tolist()[i]] = annotate(
             crops.images[i], presentation.species, landmarks=face, found=found,
-            segmenter=segmenter, planar=options["planar"], floor=options["floor"], estimator=_estimator(options["depth"]),
+            segmenter=segmenter, planar=options["planar"], floor=options["floor"],
+            estimator=_estimator(options["depth"]),
             sensor_depth=None if raw is None else crop_sensor(raw[i], boxes[i], size),
             mm_per_unit=presentation.attrs.get("depth_mm_per_unit", .125))
     store.write_frames(presentation.id, done, frames.index(presentation.id)[1], made)

@@ -44,8 +44,8 @@ def polygon_mask(
 def part_outlines(
     landmarks:Landmarks,
 ) -> dict[str, np.ndarray]:  # part -> float [k, 2], a closed outline in pixels
-    """The outline of every part of a face by its landmarks alone. `oval` is the mesh's rim, `upper` and `lower` are of it
-    what a half mask covers, `skin` reaches above it."""
+    """The outline of every part of a face by its landmarks alone. `oval` is the mesh's rim, `upper` and `lower` are of
+    it what a half mask covers, `skin` reaches above it."""
     xy = landmarks.points[:, :2].astype(float)
     right = xy[EYE_CORNERS[1]] - xy[EYE_CORNERS[0]]   # one inter-ocular distance along the eye line
     down = np.array([-right[1], right[0]])
@@ -73,16 +73,19 @@ def part_outlines(
         "hair": hull(np.r_[(upper - origin)*1.3 + origin, (top - origin)*1.3 + origin - .4*down]),
         "left_ear": disc(xy[454] + .06*right, .16, .34), "right_ear": disc(xy[234] - .06*right, .16, .34),
         "neck": np.array([jaw[0], jaw[1], jaw[1] + .9*down, jaw[0] + .9*down]),
-        "left_glass": disc(group("left_eye").mean(0), .36, .34), "right_glass": disc(group("right_eye").mean(0), .36, .34),
+        "left_glass": disc(group("left_eye").mean(0), .36, .34),
+        "right_glass": disc(group("right_eye").mean(0), .36, .34),
         "bridge": np.array([xy[i] + s*.05*down for i, s in ((226, -1), (446, -1), (446, 1), (226, 1))])}
 
 # %% ../nbs/21_sam_masks.ipynb #c009
 class Segmenter(Protocol):
-    """What turns prompts into masks. May have `predict_face(landmarks, parts, species) -> dict[part, (mask, score)]`, and
-    `person = False` where hair, ears and neck need not lie on what `person_mask` shows."""
+    """What turns prompts into masks. May have `predict_face(landmarks, parts, species) -> dict[part, (mask, score)]`,
+    and `person = False` where hair, ears and neck need not lie on what `person_mask` shows."""
     name:str
     def set_image(self, image:np.ndarray) -> None: ...  # uint8 [H, W, 3] RGB
-    def predict(self, prompt:Prompt, mask=None) -> tuple[np.ndarray, float]: ...  # bool [H, W], quality 0-1; `mask`: known already, bool [H, W], with the last point as a click on it
+    def predict(self, prompt:Prompt,
+        mask=None,                      # bool [H, W] that is known already, with the last point as a click on it
+    ) -> tuple[np.ndarray, float]: ...  # bool [H, W], quality 0-1
 
 def mend(
     mask:np.ndarray,          # bool [H, W], of one part
@@ -120,7 +123,8 @@ class PolygonSegmenter:
     def set_image(self, image): self.shape = image.shape[:2]
 
     def predict(self, prompt, mask=None):
-        "Without landmarks: the ellipse in the box, or what lies between the foreground points. A known mask stays as it is."
+        """Without landmarks: the ellipse in the box, or what lies between the foreground points. A known mask stays as
+        it is."""
         if mask is not None: return mask, 1.
         points = prompt.point_coords[prompt.point_labels == 1]
         if prompt.box is not None:
@@ -139,7 +143,8 @@ class PolygonSegmenter:
         return {part: (m, 1.) for part, m in found.items()}
 
 _SHAPES = {  # the outlines that an instrument fills
-    Species.GLASSES: ("left_glass", "right_glass", "bridge"), Species.PAPERMASK: ("oval",), Species.RIGIDMASK: ("oval",),
+    Species.GLASSES: ("left_glass", "right_glass", "bridge"),
+    Species.PAPERMASK: ("oval",), Species.RIGIDMASK: ("oval",),
     Species.FLEXIBLEMASK: ("skin", "left_ear", "right_ear"), Species.WIG: ("hair",)}
 
 # %% ../nbs/21_sam_masks.ipynb #c011
@@ -150,7 +155,8 @@ def _cut(image, seeds, iterations=2):  # seeds: GrabCut's labels, 0 and 1 sure, 
     cv2.grabCut(image, seeds, None, models[0], models[1], iterations, cv2.GC_INIT_WITH_MASK)
     return (seeds & 1).astype(bool)
 
-def _like(image, sample, *others, reach=np.inf):  # bool [H, W]: pixels whose colour is nearest to the colours of the sample
+# bool [H, W]: pixels whose colour is nearest to the colours of the sample
+def _like(image, sample, *others, reach=np.inf):
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     def colours(mask):
         if mask.sum() < 6: return np.zeros((0, 3), np.float32)
@@ -186,15 +192,18 @@ class GrabCutSegmenter:
         self.shape = image.shape[:2]
         self.zoom = min(1., self.side/max(self.shape))
         size = tuple(max(1, round(n*self.zoom)) for n in self.shape[::-1])
-        self.small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if self.zoom < 1 else np.ascontiguousarray(image)
+        self.small = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) if self.zoom < 1
+                      else np.ascontiguousarray(image))
 
     def _full(self, mask):
         if mask.shape == self.shape: return mask
         return cv2.resize(mask.astype(np.float32), self.shape[::-1], interpolation=cv2.INTER_LINEAR) > .5
 
     def predict(self, prompt, mask=None):
-        "Discs around the points are sure, the box is probable. A known mask takes or gives the pixels of like colour at the last point. Quality is the share of points on their side."
-        if mask is not None: return np.where(self._like_at(prompt.point_coords[-1]), prompt.point_labels[-1] == 1, mask), 1.
+        """Discs around the points are sure, the box is probable. A known mask takes or gives the pixels of like colour
+        at the last point. Quality is the share of points on their side."""
+        if mask is not None:
+            return np.where(self._like_at(prompt.point_coords[-1]), prompt.point_labels[-1] == 1, mask), 1.
         h, w = self.small.shape[:2]
         points = prompt.point_coords*self.zoom
         seeds = np.full((h, w), cv2.GC_BGD if prompt.box is not None else cv2.GC_PR_BGD, np.uint8)
@@ -205,12 +214,14 @@ class GrabCutSegmenter:
             for p in points[prompt.point_labels == 1]:
                 cv2.circle(seeds, tuple(int(c) for c in p), max(h, w)//6, cv2.GC_PR_FGD, -1)
         for p, label in zip(points, prompt.point_labels):
-            cv2.circle(seeds, tuple(int(c) for c in p), max(1, max(h, w)//64), cv2.GC_FGD if label == 1 else cv2.GC_BGD, -1)
+            cv2.circle(seeds, tuple(int(c) for c in p), max(1, max(h, w)//64),
+                       cv2.GC_FGD if label == 1 else cv2.GC_BGD, -1)
         mask = self._full(_cut(self.small, seeds))
         return mask, _agreement(mask, prompt)
 
     def _like_at(self, point):  # pixels of about the colour at a point
-        lab, (x, y) = cv2.cvtColor(cv2.medianBlur(self.small, 5), cv2.COLOR_RGB2LAB).astype(np.float32), (int(c*self.zoom) for c in point)
+        lab, (x, y) = (cv2.cvtColor(cv2.medianBlur(self.small, 5), cv2.COLOR_RGB2LAB).astype(np.float32),
+                       (int(c*self.zoom) for c in point))
         return self._full(np.linalg.norm(lab - lab[y, x], axis=2) < 10)
 
     def predict_face(self, landmarks, parts, species):
@@ -220,7 +231,8 @@ class GrabCutSegmenter:
         height, covered = _below_eyes(small, shape), np.zeros(shape, bool)
         ears, eyes = zone["left_ear"] | zone["right_ear"], zone["left_eye"] | zone["right_eye"]
         features = eyes | zone["left_brow"] | zone["right_brow"] | zone["mouth"]
-        if species == Species.GLASSES or "glasses" in parts: covered = zone["left_glass"] | zone["right_glass"] | zone["bridge"]
+        if species == Species.GLASSES or "glasses" in parts:
+            covered = zone["left_glass"] | zone["right_glass"] | zone["bridge"]
 
         skin, sure = self._skin(zone, height, features, covered, d)
         bare = (skin | features | covered) & zone["skin"]
@@ -286,7 +298,8 @@ class Segmentation:
 
     @property
     def confidence(self) -> float:   # 0-1
-        "Quality times agreement with the landmarks' outline, the mean over parts that have one; a part that was not believed counts as 0, one that is left to its outline by decision not at all."
+        """Quality times agreement with the landmarks' outline, the mean over parts that have one; a part that was not
+        believed counts as 0, one that is left to its outline by decision not at all."""
         asked = [s for part, s in self.parts.items() if part in _CONTOUR and not s.left]
         return float(np.mean([0. if s.fallback else s.score*s.outline_iou for s in asked] or 0.))
 
@@ -310,7 +323,8 @@ def part_order(
         f"part_order: species {species!r} is unknown; use one of {', '.join(Species)}")
     order = [p for p in _ORDER if p != "instrument" and (glasses or p != "glasses")]
     if species in PLANAR: order.append("instrument")
-    elif above := _INSTRUMENT_ABOVE.get(species): order.insert(order.index(above) if above in order else 0, "instrument")
+    elif above := _INSTRUMENT_ABOVE.get(species):
+        order.insert(order.index(above) if above in order else 0, "instrument")
     if species == Species.WIG: order.remove("hair")
     return tuple(order)
 
@@ -374,7 +388,8 @@ def segment_faces(
     species:str="bona_fide",    # of all
 ) -> list[Segmentation]:
     "What `segment` says of each of many faces; on a GPU several pictures are seen and asked about at once."
-    if getattr(segmenter, "batch", 1) == 1: return [segment(i, face, segmenter, species) for i, face in zip(images, landmarks)]
+    if getattr(segmenter, "batch", 1) == 1:
+        return [segment(i, face, segmenter, species) for i, face in zip(images, landmarks)]
     order = _order(segmenter, species)
     level, upright, turns = zip(*(_levelled(image, face, segmenter) for image, face in zip(images, landmarks)))
     found = segmenter.predict_faces(level, upright, order, species)
@@ -396,7 +411,8 @@ def _settled(found, order, landmarks, image, species, segmenter):
         if part not in found: continue
         mask, score = found[part]
         zone = zones.get(part)
-        if part in ("left_eye", "right_eye") and species == Species.CUT: mask = zone = _grow(zone, .05*d)  # the whole hole
+        # the whole hole
+        if part in ("left_eye", "right_eye") and species == Species.CUT: mask = zone = _grow(zone, .05*d)
         elif part in _CONTOUR: mask = mask & (zone if part == "skin" else _grow(zone, .05*d))
         elif part in _ON_PERSON: mask = mask & person
         mask = clean_mask(mask)
@@ -451,27 +467,34 @@ class Checkpoint:
     size:int           # bytes
     hash:str           # `sha256:…` or `md5:…`
     outlines:bool=False  # trained with the landmarks' outline of a part as a known mask?
-    least:tuple=()       # (part, rating): below it the outline of the landmarks is the better guess; above 1: always. .6 for others
+    # (part, rating): below it the outline of the landmarks is the better guess; above 1: always. .6 for others
+    least:tuple=()
 
     def model(self):   # a `segment_anything.modeling.Sam`, random weights
         from segment_anything import sam_model_registry
         return sam_model_registry[self.build]() if isinstance(self.build, str) else self.build()
 
 def face_sam_tiny():  # a `segment_anything.modeling.Sam`
-    "SAM's own parts, assembled small: pictures of 256 pixels, a vision transformer of 3 million parameters, random weights."
+    "SAM's own parts, assembled small: pictures of 256 pixels, a transformer of 3 million parameters, random weights."
     import torch
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
     side, patch, width = 256, 16, 128
     grid = side//patch
     return Sam(
-        ImageEncoderViT(img_size=side, patch_size=patch, embed_dim=192, depth=6, num_heads=3, mlp_ratio=4., out_chans=width, qkv_bias=True,
-                        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=8, global_attn_indexes=(2, 5)),
-        PromptEncoder(embed_dim=width, image_embedding_size=(grid, grid), input_image_size=(side, side), mask_in_chans=16),
-        MaskDecoder(transformer_dim=width, transformer=TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=512), iou_head_hidden_dim=width))
+        ImageEncoderViT(img_size=side, patch_size=patch, embed_dim=192, depth=6, num_heads=3, mlp_ratio=4.,
+                        out_chans=width, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+                        use_rel_pos=True, window_size=8, global_attn_indexes=(2, 5)),
+        PromptEncoder(embed_dim=width, image_embedding_size=(grid, grid), input_image_size=(side, side),
+                      mask_in_chans=16),
+        MaskDecoder(transformer_dim=width,
+                    transformer=TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=512),
+                    iou_head_hidden_dim=width))
 
 def _mobile_sam():
     try: from mobile_sam import sam_model_registry
-    except ImportError: raise InputError("mobile_sam needs the package of its authors: pip install git+https://github.com/ChaoningZhang/MobileSAM", 2) from None
+    except ImportError: raise InputError(
+        "mobile_sam needs the package of its authors: pip install git+https://github.com/ChaoningZhang/MobileSAM",
+        2) from None
     return sam_model_registry["vit_t"]()
 
 def _believed(**least):   # what `bench/train_face_sam_tiny` measures, for the parts of both sides
@@ -482,14 +505,17 @@ _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {
     "face_sam_tiny": Checkpoint(face_sam_tiny, "face_sam_tiny.safetensors", "", 7_654_040,
         "sha256:4ee0f687f86e1539fc4af58a7977d8911aa35f462f683352162b4939fbb825d8", outlines=True,
-        least=_believed(brow=0., ear=.5, eye=.55, glasses=.4, hair=.35, instrument=0., mouth=.65, neck=0., nose=2., skin=.5)),
+        least=_believed(
+            brow=0., ear=.5, eye=.55, glasses=.4, hair=.35, instrument=0., mouth=.65, neck=0., nose=2., skin=.5)),
     "sam_vit_b": Checkpoint("vit_b", "sam_vit_b_01ec64.pth", _SAM + "sam_vit_b_01ec64.pth", 375_042_383,
                             "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
     "sam_vit_l": Checkpoint("vit_l", "sam_vit_l_0b3195.pth", _SAM + "sam_vit_l_0b3195.pth", 1_249_524_607,
                             "md5:0b3195507c641ddb6910d2bb5adee89c"),
     "sam_vit_h": Checkpoint("vit_h", "sam_vit_h_4b8939.pth", _SAM + "sam_vit_h_4b8939.pth", 2_564_550_879,
                             "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
-    "mobile_sam": Checkpoint(_mobile_sam, "mobile_sam.pt", "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt", 40_728_226,
+    "mobile_sam": Checkpoint(_mobile_sam, "mobile_sam.pt",
+                             "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt",
+                             40_728_226,
                              "sha256:6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f")}
 
 def verify_checkpoint(
@@ -510,7 +536,8 @@ def verify_checkpoint(
 # %% ../nbs/21_sam_masks.ipynb #c031
 def fetch_checkpoint(
     checkpoint:Checkpoint,
-    folder:Path|None=None,  # where to keep it; where `None` the environment's `FAS_NB_WEIGHTS` (a folder, or the file itself), else the user's cache
+    # where to keep it; where `None` the environment's `FAS_NB_WEIGHTS` (a folder, or the file), else the user's cache
+    folder:Path|None=None,
     progress:bool=True,     # show a progress bar?
 ) -> Path:                  # the verified file
     "Weights from the cache, downloaded first where they are not there yet."
@@ -528,11 +555,12 @@ def fetch_checkpoint(
                                downloader=partial(_resume, part=path.with_suffix(".part"), progress=progress))
         except requests.RequestException as e: raise InputError(
             f"{checkpoint.file} is not in {folder} and {checkpoint.url} cannot be reached ({type(e).__name__}); "
-            f"go online and try again, put the file there by hand, or name your copy or its folder with --checkpoint PATH or in the environment "
-            "variable FAS_NB_WEIGHTS") from e
+            "go online and try again, put the file there by hand, or name your copy or its folder with "
+            "--checkpoint PATH or in the environment variable FAS_NB_WEIGHTS") from e
         except OSError as e: raise InputError(f"{checkpoint.file} could not be written to {folder}: {e}") from e
         except ValueError as e: raise InputError(
-            f"what {checkpoint.url} sent is not {checkpoint.file}: its hash is not {checkpoint.hash}; try again later") from e
+            f"what {checkpoint.url} sent is not {checkpoint.file}: its hash is not {checkpoint.hash}; "
+            "try again later") from e
     verify_checkpoint(path, checkpoint)
     return path
 
@@ -543,7 +571,8 @@ def _place(checkpoint, folder=None):   # where its file is, or would be
     return own if own.is_file() else own/checkpoint.file
 
 def best_segmenter() -> str:   # one of `SEGMENTERS`
-    "The best that is there for real data: official weights, the largest first, where they lie in the cache; else the small one, which comes with the package."
+    """The best that is there for real data: official weights, the largest first, where they lie in the cache; else the
+    small one, which comes with the package."""
     def there(checkpoint): return (path := _place(checkpoint)).is_file() and path.stat().st_size == checkpoint.size
     return next((name for name in ("sam_vit_h", "sam_vit_l", "sam_vit_b") if there(CHECKPOINTS[name])), "face_sam_tiny")
 
@@ -565,27 +594,37 @@ def _resume(url, output_file, pooch, *, part, progress):  # a downloader of pooc
 
 # %% ../nbs/21_sam_masks.ipynb #c032
 def decode_prompts(
-    sam,                     # a `segment_anything.modeling.Sam`
-    features,                # tensor [m, c, g, g] of its image encoder: m pictures
-    prompts:list[Prompt],    # n questions, in pixels of a picture as the encoder saw it; the label of points outside of it is -1
-    priors,                  # float [n, 4g, 4g]: logits of a mask that is already known, nan for none
-    picture=(0,),            # int [n]: which picture each is about; all about the first by default
-):                           # tensors: logits [n, 4, 4g, 4g] of one mask and of three candidates, and the IoU rated for each [n, 4]
-    "Many questions about many pictures at once: SAM's own decoder takes one picture, and boxes and masks for all questions or none."
+    sam,         # a `segment_anything.modeling.Sam`
+    features,    # tensor [m, c, g, g] of its image encoder: m pictures
+    # n questions, in pixels of a picture as the encoder saw it; the label of points outside of it is -1
+    prompts:list[Prompt],
+    priors,      # float [n, 4g, 4g]: logits of a mask that is already known, nan for none
+    picture=(0,),  # int [n]: which picture each is about; all about the first by default
+):               # tensors: logits [n, 4, 4g, 4g] of one mask and of three candidates, and the IoU rated for each [n, 4]
+    """Many questions about many pictures at once: SAM's own decoder takes one picture, and boxes and masks for all
+    questions or none."""
     import torch
     encoder, decoder, n, device = sam.prompt_encoder, sam.mask_decoder, len(prompts), features.device
     longest = max(len(p.point_labels) for p in prompts)
     coords, labels = torch.zeros(n, longest, 2), -torch.ones(n, longest)          # -1 is no point
     for i, p in enumerate(prompts):
-        coords[i, :len(p.point_labels)], labels[i, :len(p.point_labels)] = torch.as_tensor(p.point_coords), torch.as_tensor(p.point_labels).float()
+        coords[i, :len(p.point_labels)], labels[i, :len(p.point_labels)] = (
+            torch.as_tensor(p.point_coords), torch.as_tensor(p.point_labels).float())
     box = torch.tensor(np.float32([np.full(4, np.nan) if p.box is None else p.box for p in prompts]), device=device)
-    coords, labels, priors, picture = coords.to(device), labels.to(device), torch.as_tensor(priors, dtype=torch.float32, device=device), torch.as_tensor(picture, device=device)
+    coords, labels, priors, picture = (
+        coords.to(device), labels.to(device), torch.as_tensor(priors, dtype=torch.float32, device=device),
+        torch.as_tensor(picture, device=device))
     boxed, known = box.isfinite().all(1), priors.isfinite().all((1, 2))
 
     points = encoder._embed_points(coords, labels, pad=not boxed.any())
-    corners = torch.where(boxed[:, None, None], encoder._embed_boxes(box.nan_to_num()), encoder.not_a_point_embed.weight)
-    dense = torch.where(known[:, None, None, None], encoder.mask_downscaling(priors.nan_to_num()[:, None]), encoder.no_mask_embed.weight[:, :, None, None])
-    tokens = torch.cat([torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, -1, -1), points, *([corners] if boxed.any() else [])], 1)
+    corners = torch.where(
+        boxed[:, None, None], encoder._embed_boxes(box.nan_to_num()), encoder.not_a_point_embed.weight)
+    dense = torch.where(
+        known[:, None, None, None], encoder.mask_downscaling(priors.nan_to_num()[:, None]),
+        encoder.no_mask_embed.weight[:, :, None, None])
+    tokens = torch.cat([
+        torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, -1, -1), points,
+        *([corners] if boxed.any() else [])], 1)
     source = features[picture] + dense
     found, seen = decoder.transformer(source, encoder.get_dense_pe().expand(n, -1, -1, -1), tokens)
     fine = decoder.output_upscaling(seen.transpose(1, 2).reshape(source.shape))
@@ -603,11 +642,13 @@ def outline_priors(
     outlines = PolygonSegmenter()
     outlines.set_image(np.empty((side, side, 3)))
     found = outlines.predict_face(landmarks.moved(side/seen, (0., 0.)), parts, species)
-    return np.stack([16*np.float32(found[p][0]) - 8 if p in found else np.full((side, side), np.nan, np.float32) for p in parts])
+    return np.stack([16*np.float32(found[p][0]) - 8 if p in found else np.full((side, side), np.nan, np.float32)
+                     for p in parts])
 
 class SamSegmenter:
-    "The Segment Anything Model behind its own `SamPredictor`, all parts of a face, or of many faces, in one call of its decoder."
-    upright = True   # a face that leans far is turned for it
+    """The Segment Anything Model behind its own `SamPredictor`, all parts of a face, or of many faces, in one call of
+    its decoder."""
+    upright = True  # a face that leans far is turned for it
     def __init__(self,
         sam,                  # a `segment_anything.modeling.Sam`
         name:str="sam",       # for the provenance of an annotation
@@ -616,7 +657,8 @@ class SamSegmenter:
         device:str="cpu",     # where it runs, as PyTorch names it
         half:bool=False,      # the image encoder in half precision? The decoder always has all digits
         batch:int=1,          # faces in one call of the encoder and one of the decoder
-        least:dict|None=None, # part -> rating below which its outline is the better guess, above 1 always; with `glasses` it looks for ordinary ones
+        # part -> rating below which its outline is better, above 1 always; with `glasses` it looks for ordinary ones
+        least:dict|None=None,
     ):
         from segment_anything import SamPredictor
         self.predictor, self.name, self.weights, self.outlines = SamPredictor(sam.to(device)), name, weights, outlines
@@ -640,7 +682,8 @@ class SamSegmenter:
         return self._faces(self.predictor.features, [self.predictor.original_size], [landmarks], parts, species)[0]
 
     def predict_faces(self, images, landmarks, parts, species):
-        "What `predict_face` says of each of many faces, one after the other; the next pictures are prepared while the network works."
+        """What `predict_face` says of each of many faces, one after the other; the next pictures are prepared while
+        the network works."""
         at = 0
         for features, sizes in self._encoded(images):
             yield from self._faces(features, sizes, landmarks[at:at + len(sizes)], parts, species)
@@ -662,15 +705,18 @@ class SamSegmenter:
                 yield features, [image.shape[:2] for image in group]
 
     def _faces(self, features, sizes, landmarks, parts, species):
-        if self.outlines: parts = tuple(p for p in parts if p != "instrument" or species not in PLANAR)   # whole sheets and screens were not in its training
+        # whole sheets and screens were not in its training
+        if self.outlines: parts = tuple(p for p in parts if p != "instrument" or species not in PLANAR)
         asked = (*parts, *HALVES) if "instrument" in parts and species in HALVED else parts
-        worn = ("instrument", Species.GLASSES) if self.outlines else ("glasses", species)    # asked for with all that the frame encloses
+        # asked for with all that the frame encloses
+        worn = ("instrument", Species.GLASSES) if self.outlines else ("glasses", species)
         prompts = [part_prompts(face, *(worn if p == "glasses" else (p, species))) for face in landmarks for p in asked]
         priors = np.concatenate([self._known(face, asked, species, size) for face, size in zip(landmarks, sizes)])
         answers = self._ask(prompts, priors, features, sizes, np.repeat(np.arange(len(sizes)), len(asked)))
         found = [dict(zip(asked, answers[i*len(asked):])) for i in range(len(sizes))]
         if asked == parts: return found
-        for f in found: f["instrument"] = max(f["instrument"], *(f.pop(half) for half in HALVES), key=lambda answer: answer[1])
+        for f in found: f["instrument"] = max(
+            f["instrument"], *(f.pop(half) for half in HALVES), key=lambda answer: answer[1])
         return found
 
     def _known(self, landmarks, parts, species, size):
@@ -684,13 +730,16 @@ class SamSegmenter:
 
     def _nothing(self, n): return np.full((n, self.side, self.side), np.nan, np.float32)   # known of n parts
 
-    def _inside(self, prompt, size):   # as the encoder saw it; what lies outside is no point, as padding is, so that no answer depends on who else is asked about
+    # as the encoder saw it; what lies outside is no point, as padding is: no answer depends on who else is asked about
+    def _inside(self, prompt, size):
         (h, w), zoom = size, self._zoom(size)
         inside = ((prompt.point_coords >= 0) & (prompt.point_coords < [w, h])).all(1)
         box = None if prompt.box is None else np.float32(np.clip(prompt.box, 0, [w, h, w, h])*zoom)
-        return Prompt(np.float32(np.where(inside[:, None], prompt.point_coords*zoom, 0)), np.where(inside, prompt.point_labels, -1), box)
+        return Prompt(np.float32(np.where(inside[:, None], prompt.point_coords*zoom, 0)),
+                      np.where(inside, prompt.point_labels, -1), box)
 
-    def _ask(self, prompts, priors, features=None, sizes=(), picture=None):   # of the picture that is set, or of those whose features are given
+    # of the picture that is set, or of those whose features are given
+    def _ask(self, prompts, priors, features=None, sizes=(), picture=None):
         import torch
         if features is None: features, sizes = self.predictor.features, [self.predictor.original_size]
         if picture is None: picture = np.zeros(len(prompts), int)
@@ -701,11 +750,14 @@ class SamSegmenter:
             for i, size in enumerate(sizes):
                 for one, mine in self._candidates(seen, priors, picture == i):
                     masks = self._full(logits[mine, :1] if one else logits[mine, 1:], size)
-                    for k, mask in zip(mine, masks): answers[k] = self._best(prompts[k], seen[k], priors[k], mask, rated[k, :1] if one else rated[k, 1:])
+                    for k, mask in zip(mine, masks): answers[k] = self._best(
+                        prompts[k], seen[k], priors[k], mask, rated[k, :1] if one else rated[k, 1:])
         return answers
 
-    def _candidates(self, seen, priors, of):   # questions with one answer, and those with three: whole, part or sub-part?
-        single = np.array([(p.point_labels == 1).sum() == 1 and p.box is None and not np.isfinite(prior).all() for p, prior in zip(seen, priors)])
+    # questions with one answer, and those with three: whole, part or sub-part?
+    def _candidates(self, seen, priors, of):
+        single = np.array([(p.point_labels == 1).sum() == 1 and p.box is None and not np.isfinite(prior).all()
+                           for p, prior in zip(seen, priors)])
         return [(one, mine) for one in (True, False) if len(mine := np.flatnonzero(of & (single != one)))]
 
     def _full(self, logits, size):
@@ -713,7 +765,9 @@ class SamSegmenter:
         return (self.predictor.model.postprocess_masks(logits, input_size, tuple(size)) > 0).cpu().numpy()
 
     def _best(self, prompt, seen, prior, masks, rated):
-        if not np.isfinite(prior).all() and not (seen.point_labels == 1).any(): return np.zeros(masks.shape[1:], bool), 0.   # the part is outside of the image
+        # the part is outside of the image
+        if not np.isfinite(prior).all() and not (seen.point_labels == 1).any():
+            return np.zeros(masks.shape[1:], bool), 0.
         best = max(range(len(masks)), key=lambda i: (_agreement(masks[i], prompt), rated[i]))
         return masks[best], float(np.clip(rated[best], 0, 1))
 
@@ -724,8 +778,9 @@ class SamSegmenter:
         return logits
 
 def sam_device(
-    wanted:str="",   # `cpu`, `cuda`, `cuda:1` …; where empty the environment's `FAS_NB_DEVICE`, else a GPU where there is one
-) -> str:            # as PyTorch names it
+    # `cpu`, `cuda`, `cuda:1` …; where empty the environment's `FAS_NB_DEVICE`, else a GPU where there is one
+    wanted:str="",
+) -> str:           # as PyTorch names it
     "Where a network runs. Where there are several GPUs, each of several worker processes takes its own."
     import torch
     wanted = wanted or os.environ.get("FAS_NB_DEVICE", "")
@@ -735,7 +790,8 @@ def sam_device(
     if kind not in ("cpu", "cuda") or number and not number.isdigit() or kind == "cpu" and number: raise InputError(
         f"device {wanted!r} is unknown; use cpu, cuda, or cuda:0 and so on", 2)
     if kind == "cuda" and int(number or 0) >= count: raise InputError(
-        f"device {wanted}: PyTorch sees {count or 'no'} GPU{'s'*(count != 1)} here; use --device cpu, or a PyTorch that was built for the driver", 2)
+        f"device {wanted}: PyTorch sees {count or 'no'} GPU{'s'*(count != 1)} here; use --device cpu, "
+        "or a PyTorch that was built for the driver", 2)
     return f"cuda:{_worker_number() % count}" if kind == "cuda" and not number else wanted
 
 def _worker_number():   # of this process among the workers of its cluster; 0 outside of one
@@ -750,16 +806,17 @@ def gpu_batch(
     sam,         # a `segment_anything.modeling.Sam`
     free:float,  # bytes of the GPU's memory that are free
 ) -> int:        # 1 to 8
-    "How many pictures its image encoder may take at once: attention over the whole picture holds about six tables of all pairs of its cells."
+    """How many pictures its image encoder may take at once: attention over the whole picture holds about six tables of
+    all pairs of its cells."""
     blocks, patches = getattr(sam.image_encoder, "blocks", None), sam.prompt_encoder.image_embedding_size[0]**2
     heads = blocks[0].attn.num_heads if blocks is not None else 1
     return int(np.clip(.6*free//(12*heads*patches**2), 1, 8))
 
 def load_sam(
-    path:Path,              # a checkpoint file
+    path:Path,             # a checkpoint file
     checkpoint:Checkpoint,  # what it should be
-    name:str="sam",         # for the provenance of an annotation
-    device:str="cpu",       # where it runs; on a GPU the image encoder takes several pictures at once, in half precision
+    name:str="sam",        # for the provenance of an annotation
+    device:str="cpu",      # where it runs; on a GPU the image encoder takes several pictures at once, in half precision
 ) -> SamSegmenter:
     "A SAM segmenter from a verified checkpoint."
     import torch
@@ -767,27 +824,32 @@ def load_sam(
     from safetensors.torch import load_file
     verify_checkpoint(path, checkpoint)
     sam = checkpoint.model()
-    try: sam.load_state_dict(load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True))   # casts to float32
+    try: sam.load_state_dict(   # casts to float32
+        load_file(path) if Path(path).suffix == ".safetensors"
+        else torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, UnpicklingError, SafetensorError) as e: raise InputError(
         f"{path} holds other weights than {checkpoint.file}: {str(e).splitlines()[0]}; "
         f"give the checkpoint of that model") from e
     gpu = device.startswith("cuda")
     batch = gpu_batch(sam, torch.cuda.mem_get_info(device)[0]) if gpu else 1
-    return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines, device, half=gpu, batch=batch, least=dict(checkpoint.least))
+    return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines, device, half=gpu, batch=batch,
+                        least=dict(checkpoint.least))
 
 SEGMENTERS = (*CHECKPOINTS, "grabcut", "polygon")
 
 def load_segmenter(
-    name:str="",               # one of `SEGMENTERS`; the best that is there where empty
-    path:Path|None=None,       # the user's own copy of the checkpoint; fetched on demand where `None`
-    progress:bool=True,        # show a progress bar while fetching?
-    device:str="",             # as for `sam_device`; the small one runs on the CPU where nothing is said, so that its masks are the same everywhere
+    name:str="",          # one of `SEGMENTERS`; the best that is there where empty
+    path:Path|None=None,  # the user's own copy of the checkpoint; fetched on demand where `None`
+    progress:bool=True,   # show a progress bar while fetching?
+    # as for `sam_device`; the small one runs on the CPU where nothing is said: its masks are the same everywhere
+    device:str="",
 ) -> Segmenter:
     "A segmenter by its name."
     name = name or best_segmenter()
     if name == "grabcut": return GrabCutSegmenter()
     if name == "polygon": return PolygonSegmenter()
-    if name not in CHECKPOINTS: raise InputError(f"segmenter {name!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+    if name not in CHECKPOINTS:
+        raise InputError(f"segmenter {name!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
     checkpoint = CHECKPOINTS[name]
     asked = device or os.environ.get("FAS_NB_DEVICE", "")
     device = sam_device(asked) if asked or checkpoint.url else "cpu"

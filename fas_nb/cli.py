@@ -107,7 +107,8 @@ def _profile_options(parser):
             flag, metavar="DIR", help=f"folder of WMCA's {what}, or one that holds a folder for each data set")
     _source_options(parser); _checkpoint_option(parser)
     parser.add_argument("--partial", action="store_true",
-                        help="go on when listed presentations are not on disk; results are not those of the benchmark")
+                        help="go on where listed presentations are not on disk, where lists contradict each other, or "
+                             "where a split of a table lacks a class; results are not those of the benchmark")
 
 def _scheduler(args):
     "The address of the scheduler that the arguments ask for."

@@ -17,7 +17,8 @@ import pandas as pd
 
 from .rates import (Threshold, acer, apcer, apcer_at_bpcer, apnrr, auc, bpcer, bpcer_at_apcer, bpnrr,
                           by_presentation, checked_items, definitions, eer, hter, polarity_warning, threshold_at_apcer,
-                          threshold_at_bpcer, threshold_at_eer, unknown_reason, wrong_items)
+                          threshold_at_bpcer, threshold_at_eer, threshold_rule, unknown_reason,
+                          wrong_items)
 from .vocab import BONA_FIDE, Rate
 
 # %% ../nbs/41_metrics.ipynb #c047

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .metrics import bootstrap, by_presentation, clusters, definitions, threshold_at_bpcer, threshold_at_eer
+from .metrics import bootstrap, by_presentation, clusters, definitions, threshold_rule
 from .pages import (code_block, detail_block, made_by, not_learnt, picture, protocol_file, unread, write_page)
 from .run_data import SPLITS, Data, load_frames
 from .runs import is_made, read_examples, read_result, read_scores
@@ -44,7 +44,7 @@ def oracle(
                               labels.species[at]))
     arrays = {s: dict(score=np.concatenate([x for x, _ in parts]), species=np.concatenate([y for _, y in parts]))
               for s, parts in arrays.items()}
-    choose = threshold_at_bpcer if fold.dataset == "wmca" else threshold_at_eer
+    choose = threshold_rule(fold.dataset)
     rates = bootstrap(**arrays["test"], threshold=choose(**arrays["dev"]), rng=np.random.default_rng(0), replicates=1)
     return {k.upper(): float(r) for k, r in rates.items()}
 

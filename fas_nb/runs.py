@@ -20,7 +20,7 @@ from .closure import closure_hash
 from .manifest import file_hash, git_revision, machine, may_live, versions, whole_or_absent, write_atomically
 from .methods import get_method, procedure_of
 from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpnrr, by_presentation, clusters,
-                            eer, polarity_warning, threshold_at_bpcer, threshold_at_eer)
+                            eer, polarity_warning, threshold_rule)
 from .parallel import Failure, first_alone, rank, run_parallel, take_gpu, team_size
 from .run_data import SPLITS, Data, load_frames, permute_species, score_table, training_data
 from .table_grid import Cell
@@ -46,8 +46,7 @@ def results(
     spec:RunSpec,
 ) -> dict:                 # ready for JSON: by frame and by presentation, threshold from dev, rates on test
     "Error rates of a run, derived from its scores alone."
-    # Tables 1, 4, 5 (WMCA): BPCER = 1 % on dev; Tables 2, 3: equal error rate on dev
-    choose = threshold_at_bpcer if spec.fold.dataset == "wmca" else threshold_at_eer
+    choose = threshold_rule(spec.fold.dataset)
     arrays = lambda t: dict(score=t.score.to_numpy(float), species=t.species.to_numpy(str),
                             acquired=t.acquired.to_numpy(bool))
     out = {"metrics": metric_hash(), "auc": {s: _number(auc(**arrays(part))) for s, part in scores.groupby("split")},

@@ -250,12 +250,13 @@ def table_blocks(
     # what a table is read for stands where a narrow screen shows it
     first = sorted(paper.columns, key=lambda c: c not in ("mean", "std"))
     variants = variants_of(table, session.asked.get("methods", ""))
-    paper, rows = paper[first], {v: {c: our_row(session, table, v)[c] for c in first} for v in variants}
+    paper, made = paper[first], {v: our_row(session, table, v) for v in variants}
+    rows = {v: {c: row[c] for c in first} for v, row in made.items()}
     headers = [c.replace("_", " ") for c in first]
     printed = [[m, *(f"{x:g}" for x in paper.loc[m])] for m in paper.index]
     def block(rows, **kw):
         columns = ["species left out" if table == 5 else "method", *headers]
-        if table == 5: columns, rows = (lambda t: (list(t[0]), [list(r) for r in t[1:]]))(list(zip(columns, *rows)))
+        if table == 5: columns, *rows = map(list, zip(columns, *rows))       # printed with its rows as columns
         return dict(columns=columns, rows=rows, **kw)
     ours = {v: [row_name(v, session.profile), *(_show(e, origin) for e in row.values())] for v, row in rows.items()}
     notes = [spec.note,

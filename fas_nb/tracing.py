@@ -229,8 +229,10 @@ def _texture_at(texture, hits):
     import cv2
     if texture.shape[0] == 1: return np.broadcast_to(texture[0, 0], (len(hits), 3))
     column, row = (np.clip(hits[:, 1:3], 0, 1)*texture.shape[1::-1] - .5).astype(np.float32).T
-    blurred = cv2.blur(texture, (2, 2))
-    return cv2.remap(blurred, column[None] + .5, row[None] + .5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+    wide = (-(-len(hits)//1024), 1024)                       # OpenCV takes no row of more than 32 767 places
+    column, row = np.resize(column, wide) + .5, np.resize(row, wide) + .5
+    found = cv2.remap(cv2.blur(texture, (2, 2)), column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.reshape(-1, 3)[:len(hits)]
 
 def _frame(inside):
     "Rows and columns of the smallest box around all that is inside."

@@ -75,7 +75,7 @@ def _checkpoint_option(parser):
 def _take_checkpoint(args):
     "For this process and those that it starts."
     if getattr(args, "device", ""):
-        from fas_nb.sam_masks import sam_device
+        from fas_nb.parallel import sam_device
         sam_device(args.device)     # fails here where it must fail
         os.environ["FAS_NB_DEVICE"] = args.device
     if not args.checkpoint: return
@@ -280,32 +280,31 @@ def _annotate_arguments_fit(args):
         f"--coco {args.coco}: its folder does not exist; make it first", 2)
 
 def _annotate(args):
+    from fas_nb import annotation
     from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
     from fas_nb.manifest import place_of, project_root
-    from fas_nb.maps import (AnnotationStore, FrameStore, Summary, contact_sheet, faceless, failed_files, fill_stores,
-                             import_corrections, without_face, write_coco)
     from fas_nb.run_data import store_folder
+    from fas_nb.store import AnnotationStore, FrameStore, write_coco
     _take_checkpoint(args)
     _annotate_arguments_fit(args)
     profile = _annotation_profile(args)
     name, given = dataset_name(args.dataset), args.annotations and Path(args.annotations)
-    scan = scan_dataset(name, args.folder, args.channels)
-    found = usable(scan, name)
+    found = usable(scan := scan_dataset(name, args.folder, args.channels), name)
     for line in scan.left_out(): _say(f"fas_annotate: {line}")
     runs_dir = args.runs_dir or project_root(args.root)/"runs"
     read = store_folder(profile, name, find_root(name, args.folder), given, runs_dir)
     out = Path(args.out or read)
-    wanted = _wanted(args, found, failed_files(out))
-    done = fill_stores(found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
-                       only={p.id for p in wanted}, landmarks=profile.landmarks, depth=profile.depth,
-                       workers=args.workers, scheduler=_scheduler(args),
-                       progress=not args.quiet) if wanted else Summary(0, 0)
+    wanted = _wanted(args, found, annotation.failed_files(out))
+    done = annotation.fill_stores(
+        found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
+        only={p.id for p in wanted}, landmarks=profile.landmarks, depth=profile.depth, workers=args.workers,
+        scheduler=_scheduler(args), progress=not args.quiet) if wanted else annotation.Summary(0, 0)
     frames, store, told = FrameStore(out/"frames"), AnnotationStore(out/"annotations"), {}
-    mended = import_corrections(store, args.corrections) if args.corrections else Summary(0, 0)
+    mended = annotation.import_corrections(store, args.corrections) if args.corrections else annotation.Summary(0, 0)
     if args.coco: told["COCO annotations"] = f"{write_coco(frames, store, args.coco)} in {place_of(args.coco)}"
-    if done.done and (sheet := contact_sheet(frames, store, out/"doubtful.png")):
+    if done.done and (sheet := annotation.contact_sheet(frames, store, out/"doubtful.png")):
         told["look at first"] = place_of(sheet)
-    nobody, failures = faceless(without_face(wanted, out)), done.failures + mended.failures
+    nobody, failures = annotation.faceless(annotation.without_face(wanted, out)), done.failures + mended.failures
     for line in nobody: _say(f"fas_annotate: {line}")
     if not args.json: _tell_annotated(args, profile, wanted, done, mended, out, read, told)
     else: print(json.dumps(dict(

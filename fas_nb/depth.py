@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEPTH_MODES', 'FLAT_BELOW_MM', 'FACE_WITHIN_MM', 'MESH_AGREES', 'RELIEF_MM', 'mesh_triangles', 'z_buffer',
-           'normalise_depth', 'fill_nearest', 'mesh_depth', 'tddfa_depth', 'sensor_depth', 'depth_misfit', 'mad_depth']
+           'normalise_depth', 'fill_nearest', 'mesh_depth', 'tddfa_depth', 'sensor_depth', 'depth_misfit', 'mad_depth',
+           'named_estimator', 'crop_sensor', 'sensor_crop']
 
 # %% ../nbs/24_depth_channels.ipynb #c003
 from functools import cache
@@ -13,10 +14,10 @@ from importlib.resources import files
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from .detectors import tddfa_points, tddfa_triangles
-from .landmarks import detect_landmarks, face_box
+from .detectors import load_tddfa, tddfa_points, tddfa_triangles
+from .landmarks import detect_landmarks, face_box, face_crop, named_function
 from .tables import FARTHEST_MM, NEAREST_MM
-from .vocab import BONA_FIDE, FRAME_FACTOR, MESH, PLANAR, Landmarks, Presentation
+from .vocab import BONA_FIDE, FRAME_FACTOR, PLANAR, Landmarks, Presentation
 
 # %% ../nbs/24_depth_channels.ipynb #c008
 @cache
@@ -202,3 +203,35 @@ def mad_depth(
     spread = np.median(np.abs(known - middle))
     if spread == 0: return np.full(raw.shape, 127, np.uint8)
     return (((raw.astype(np.float64) - middle + 3*spread)/(6*spread)).clip(0, 1)*255).astype(np.uint8)
+
+# %% ../nbs/24_depth_channels.ipynb #c043
+@cache
+def named_estimator(
+    name:str,    # `auto`, `mesh`, `3ddfa_v2`, or `module:function`
+):               # image -> depth [H, W], greater = nearer; None where the sensor or the mesh says it
+    "A source of depth by its name; what is not there is an `InputError` now, before any work."
+    if name in ("auto", "mesh"): return None
+    if name == "3ddfa_v2": load_tddfa(); return tddfa_depth     # fails here where its weights are missing
+    return named_function(name, "depth is auto, mesh, 3ddfa_v2 or a function;")
+
+# %% ../nbs/24_depth_channels.ipynb #c040
+def crop_sensor(
+    raw:np.ndarray,  # [H, W] of a sensor, registered to the frame, 0 = nothing measured
+    box:np.ndarray,  # float [4] XYXY pixels: the face box
+    size:int,        # side of the crop, pixels
+) -> np.ndarray:     # [size, size]
+    "The same window as `face_crop`, each pixel from one pixel: distances and holes must not be mixed."
+    _, scale, (left, top) = face_crop(raw, box, size)
+    steps = np.floor((np.arange(size) + .5)/scale)
+    rows, columns = ((start + steps).astype(int).clip(0, length - 1) for start, length in zip((top, left), raw.shape))
+    return raw[rows[:, None], columns]
+
+def sensor_crop(
+    raw:np.ndarray,  # [H, W] of a sensor, registered to the frame, near = small, 0 = not measured
+    box:np.ndarray,  # float [4] XYXY pixels: the face box
+    size:int,        # side of the crop, pixels
+) -> np.ndarray:     # uint8 [size, size]
+    "The crop of a frame's depth as an input, scaled over the face."
+    height, width = raw.shape
+    x0, y0, x1, y1 = (int(v) for v in np.clip(np.round(box), 0, (width, height, width, height)))
+    return mad_depth(crop_sensor(raw, box, size), raw[y0:y1, x0:x1])

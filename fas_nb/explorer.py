@@ -10,8 +10,11 @@ import anywidget, cv2, ipywidgets, traitlets
 import numpy as np
 
 from .landmarks import PARTS, Prompt, largest_face, part_prompts
-from .maps import AnnotationStore, FrameStore, face_depth, three_channel_map
-from .sam_masks import Segmenter, load_segmenter, mend, part_order, segment
+from .maps import face_depth, three_channel_map
+from .store import AnnotationStore, FrameStore
+from .outlines import Segmenter, mend
+from .regions import part_order, segment
+from .sam_masks import load_segmenter
 from .show import region_picture
 from .vocab import REGION_COLORS, Channel, Landmarks, Region
 

@@ -15,7 +15,7 @@ from conftest import ROOT, call
 from fas_nb.datasets import (LAYOUTS, WMCA_INSTRUMENTS, given_faces, open_dataset, presentation_of, read_depth,
                              read_frame, read_frames,
                              scan_dataset)
-from fas_nb.maps import FrameStore
+from fas_nb.store import FrameStore
 from fas_nb.synthetic import RENDER_PROFILES, render_plan
 from fas_nb.vocab import InputError, Presentation, Species
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'PACKAGES', 'CRATE', 'HERE', 'file_hash', 'git_revision', 'versions', 'minor_versions', 'machine',
-           'whole_file', 'whole_folder', 'write_atomically', 'this_machine', 'whole_or_absent', 'may_live',
-           'project_root', 'place_of', 'shared_folder', 'meaning', 'syntax_hash', 'write_measured', 'measured',
-           'write_crate', 'read_crate', 'verify_crate']
+           'digest_of', 'as_json', 'file_mark', 'whole_file', 'whole_folder', 'write_atomically', 'this_machine',
+           'whole_or_absent', 'may_live', 'project_root', 'place_of', 'shared_folder', 'meaning', 'syntax_hash',
+           'write_measured', 'measured', 'write_crate', 'read_crate', 'verify_crate']
 
 # %% ../nbs/03_manifest.ipynb #c003
 import ast, hashlib, json, mimetypes, os, platform, shutil, subprocess, sysconfig, time, uuid
@@ -16,6 +16,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
 
 from .vocab import InputError
 
@@ -61,6 +63,33 @@ def minor_versions(
 def machine() -> str:
     "Processor, number of cores and system, without a name that identifies the machine."
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}"
+
+# %% ../nbs/03_manifest.ipynb #c051
+def digest_of(
+    *parts:str|bytes|np.ndarray,
+) -> str:          # 64 hexadecimal digits
+    "SHA-256 of texts and arrays, one after the other; of an array its type and shape count, too."
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        digest.update(part if isinstance(part, bytes) else f"{len(part)}:{part}".encode())
+    return digest.hexdigest()
+
+def as_json(value) -> str:
+    "The one text that stands for a value made of lists and tables."
+    return json.dumps(value, sort_keys=True, indent=1)
+
+def file_mark(
+    path:str|Path,   # a file or a folder; empty: none
+) -> str:            # 16 hexadecimal digits; empty where there is nothing
+    "What tells that a file, or one in a folder, is another now: size and time, wherever it lies."
+    if not str(path): return ""
+    path = Path(path)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(os.path.relpath(f, path), s.st_size, s.st_mtime_ns) for f in files if f.is_file() for s in [f.stat()]]
+    return digest_of(as_json(stats))[:16] if stats else ""
 
 # %% ../nbs/03_manifest.ipynb #c022
 @contextmanager

@@ -64,11 +64,11 @@ class Data:
         return [i for i in ids if i not in bad]
 
     def frame_store(self, dataset:str):
-        from fas_nb.maps import FrameStore
+        from fas_nb.store import FrameStore
         return FrameStore(Path(self.stores[dataset])/"frames")
 
     def annotation_store(self, dataset:str):
-        from fas_nb.maps import AnnotationStore
+        from fas_nb.store import AnnotationStore
         return AnnotationStore(Path(self.stores[dataset])/"annotations")
 
 # %% ../nbs/43_run_data.ipynb #c106
@@ -110,7 +110,7 @@ def prepare(
     fill:bool=True,          # crop and annotate? Otherwise what is outdated is named in `Data.outdated`
 ) -> Data:
     "Render what may be rendered, open the data sets, crop and annotate every presentation that the protocols use."
-    from fas_nb.maps import failed_files, faceless, fill_stores, outdated, without_face
+    from fas_nb.annotation import failed_files, faceless, fill_stores, outdated, without_face
     common = dict(workers=workers, scheduler=scheduler, progress=progress)
     data, given, roots = _opened(profile, protocols, Path(data_root), runs_dir,
                                  profile.render if render else "", common)

@@ -10,14 +10,16 @@ from PIL import Image
 from skimage.data import astronaut
 
 from fas_nb.explorer import PAINTED, PromptEditor
-from fas_nb.maps import AnnotationStore, FrameStore, annotate_dataset, extract_frames, loss_mask
+from fas_nb.annotation import annotate_dataset, extract_frames
+from fas_nb.maps import loss_mask
+from fas_nb.store import AnnotationStore, FrameStore
 from fas_nb.vocab import Presentation
 
 N = 12
 CHILD = """
 import sys; sys.path.insert(0, {tests!r})
 from test_annotation_store import album
-from fas_nb.maps import annotate_dataset, extract_frames
+from fas_nb.annotation import annotate_dataset, extract_frames
 {call}
 """
 

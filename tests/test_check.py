@@ -376,7 +376,8 @@ def test_depth_that_does_not_fit_is_named_and_not_annotated(tmp_path):
     from skimage.data import astronaut
     from fas_nb.depth import depth_misfit, z_buffer
     from fas_nb.landmarks import detect_landmarks
-    from fas_nb.maps import AnnotationStore, fill_stores
+    from fas_nb.annotation import fill_stores
+    from fas_nb.store import AnnotationStore
     from fas_nb.datasets import open_dataset
     photo = astronaut()
     z = z_buffer(detect_landmarks(photo)[0].points, photo.shape[:2])

@@ -102,7 +102,7 @@ def test_a_run_that_fails_is_listed_and_the_table_stands(project, smoke):
     root, command = project[0], ["fas_reproduce", "--tables", "5", "--workers", "1", *project[1][1:8]]
     spec = next(s for p in (smoke/"runs").glob("*/spec.json") for s in [json.loads(p.read_text())]
                 if s["fold"]["dataset"] == "wmca")
-    from fas_nb.maps import AnnotationStore
+    from fas_nb.store import AnnotationStore
     store = AnnotationStore(next((root/"runs/stores").glob("wmca-*"))/"annotations")
     store.path("regions", spec["fold"]["train"][0], 0).write_bytes(b"no picture")
     done = call(*command, "--set", "training.steps=8", cwd=ROOT)

@@ -15,7 +15,7 @@ from conftest import ROOT, call
 from fas_nb.datasets import (LAYOUTS, WMCA_INSTRUMENTS, given_faces, open_dataset, presentation_of, read_depth,
                              read_frame, read_frames,
                              scan_dataset)
-from fas_nb.maps import FrameStore
+from fas_nb.store import FrameStore
 from fas_nb.synthetic import RENDER_PROFILES, render_plan
 from fas_nb.vocab import InputError, Presentation, Species
 
@@ -212,7 +212,7 @@ def test_a_table_is_checked_annotated_trained_and_tested(tmp_path):
 def test_three_commands_lead_from_unpacking_to_annotation_and_on_to_a_run(tmp_path):
     """The commands that the notebook shows, on a small WMCA whose lists and face files lie apart; the run finds what
     they made."""
-    page = json.loads((ROOT/"nbs/28_check.ipynb").read_text())["cells"]
+    page = json.loads((ROOT/"nbs/55_check.ipynb").read_text())["cells"]
     shown = next(block.split("\n") for c in page
                  for block in re.findall(r"```\n(fas_check wmca.*?)\n```", "".join(c["source"]), re.DOTALL))
     check, deep, annotate = [line.split("#")[0].split() for line in shown]

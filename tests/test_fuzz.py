@@ -192,7 +192,8 @@ def test_depth_files(seeds, tmp_path):
     run()
 
 def test_region_maps(seeds, tmp_path):
-    from fas_nb.maps import AnnotationStore, import_corrections
+    from fas_nb.annotation import import_corrections
+    from fas_nb.store import AnnotationStore
     store = AnnotationStore(tmp_path/"store", {})
     (tmp_path/"store/rows").mkdir(parents=True, exist_ok=True)
     (tmp_path/"store/rows/one.json").write_text('{"id": "one", "frames": {}}')

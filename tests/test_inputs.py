@@ -108,7 +108,7 @@ import numpy as np, sys; from PIL import Image
 for k in "ab": Image.fromarray(np.full((64, 64, 3), 128, np.uint8)).save(f"{k}.png")
 open("t.csv", "w").write("path,species,subject\\na.png,bona_fide,a\\nb.png,bona_fide,b\\n")
 from fas_nb.datasets import open_dataset
-from fas_nb.maps import annotate_dataset, extract_frames
+from fas_nb.annotation import annotate_dataset, extract_frames
 found = open_dataset("table", "t.csv")
 print(extract_frames(found, "frames", n=1, size=96, progress=False HOW))
 print(annotate_dataset(found, "frames", "annotations", "polygon", progress=False HOW))
@@ -131,17 +131,18 @@ def test_a_process_that_is_being_started_starts_no_others(monkeypatch):
     with pytest.raises(InputError, match="__main__"): run_parallel(len, ["a", "b"], workers=2, progress=False)
 
 def test_what_failed_is_kept_on_ctrl_c(tmp_path, monkeypatch):
-    from fas_nb import maps
+    from fas_nb import annotation
     for name in "abc": Image.new("RGB", (8, 8)).save(tmp_path/f"{name}.png")
     (tmp_path/"t.csv").write_text("path,species\na.png,bona_fide\nb.png,bona_fide\nc.png,bona_fide\n")
     def extract(presentation, folder, annotations):
         if "a.png" in presentation.path: raise ValueError("broken")
         if "b.png" in presentation.path: raise KeyboardInterrupt
-    monkeypatch.setattr(maps, "_extract", extract)
-    monkeypatch.setattr(maps, "crop_inputs", lambda *a: {"x": "y"})
+    monkeypatch.setattr(annotation, "_extract", extract)
+    monkeypatch.setattr(annotation, "crop_inputs", lambda *a: {"x": "y"})
     with pytest.raises(KeyboardInterrupt):
-        maps.fill_stores(open_dataset("table", tmp_path/"t.csv"), tmp_path/"out", 1, 96, "polygon", progress=False)
-    assert [Path(p).name for p in maps.failed_files(tmp_path/"out")] == ["a.png"]
+        annotation.fill_stores(open_dataset("table", tmp_path/"t.csv"), tmp_path/"out", 1, 96, "polygon",
+                               progress=False)
+    assert [Path(p).name for p in annotation.failed_files(tmp_path/"out")] == ["a.png"]
 
 def test_a_wrong_segmenter_is_refused_before_any_work(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path/"a.png")
@@ -171,7 +172,8 @@ def test_own_weights(tmp_path, monkeypatch, capsys):
 def test_coco_loads_results(tmp_path):
     "pycocotools copies `info` when it loads results."
     from pycocotools.coco import COCO
-    from fas_nb.maps import AnnotationStore, FrameStore, fill_stores, write_coco
+    from fas_nb.annotation import fill_stores
+    from fas_nb.store import AnnotationStore, FrameStore, write_coco
     Image.fromarray(astronaut()).save(tmp_path/"a.png")
     (tmp_path/"t.csv").write_text("path,species\na.png,bona_fide\n")
     assert fill_stores(open_dataset("table", tmp_path/"t.csv"), tmp_path/"out", 1, 96, "polygon", progress=False).ok
@@ -185,7 +187,7 @@ def test_coco_loads_results(tmp_path):
 
 def test_given_faces_that_were_not_used_are_counted(tmp_path):
     from fas_nb.datasets import faces_path, frame_indices
-    from fas_nb.maps import extract_frames
+    from fas_nb.annotation import extract_frames
     trees.TREES["replay_attack"](tmp_path)
     p = open_dataset("replay_attack", tmp_path)[0]
     faces_path(p).write_text("".join(f"{k} {'nan' if k % 2 else 8} 6 16 12\n" for k in range(40)))

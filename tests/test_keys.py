@@ -81,7 +81,7 @@ def command(root:Path) -> list:
             "--quiet", "--workers", "1", "--json"]
 
 def test_depth_files_count_row_by_row(tmp_path, capsys):
-    from fas_nb.maps import AnnotationStore
+    from fas_nb.store import AnnotationStore
     table = photographs(tmp_path/"data/table")
     assert annotate(tmp_path, capsys)["annotated"] == 14
     shutil.rmtree(table.parent); photographs(table.parent, depth=True)
@@ -113,10 +113,10 @@ def changed(folder:Path, module:str, old:str, new:str) -> Path:
     ("datasets", "(np.arange(n) + .5)*total/n", "(np.arange(n) + .4)*total/n", {"crops", "maps"}),
     ("vocab", "SKIN_ABOVE_OVAL = ", "SKIN_ABOVE_OVAL = 1.1*", {"maps"}),
     ("pages", "LEARNT = .75", "LEARNT = .7", set()),
-    ("sam_masks", "def polygon_mask(", "UNUSED = 3\n\ndef polygon_mask(", set())])
+    ("outlines", "def polygon_mask(", "UNUSED = 3\n\ndef polygon_mask(", set())])
 def test_code_counts_where_it_is_used(tmp_path, module, old, new, others):
     from fas_nb.closure import closure_hash
-    from fas_nb.maps import _KEEPING, CROPS, MAPS
+    from fas_nb.annotation import _KEEPING, CROPS, MAPS
     package = changed(tmp_path.resolve(), module, old, new)
     assert {name for name, begins in (("crops", CROPS), ("maps", MAPS))
             if closure_hash(begins, _KEEPING, package) != closure_hash(begins, _KEEPING)} == others
@@ -124,7 +124,7 @@ def test_code_counts_where_it_is_used(tmp_path, module, old, new, others):
 def test_annotations_do_not_outlive_the_code_that_made_them(tmp_path, capsys):
     photographs(tmp_path/"data/table")
     assert annotate(tmp_path, capsys)["annotated"] == 14
-    package = changed(tmp_path, "sam_masks", "    look = \"glasses\" in getattr(",
+    package = changed(tmp_path, "regions", "    look = \"glasses\" in getattr(",
                       "    raise RuntimeError('replaced')\n    look = \"glasses\" in getattr(")
     done = subprocess.run([sys.executable, "-c", "import sys; from fas_nb.cli import fas_annotate; "
                            "sys.exit(fas_annotate())", *map(str, command(tmp_path))],

@@ -202,7 +202,7 @@ def test_commands_take_every_kind_of_method(tmp_path, capsys):
     exported."""
     import json
     from fas_nb.cli import fas_export, fas_predict, fas_run
-    from fas_nb.maps import FrameStore
+    from fas_nb.store import FrameStore
     from test_keys import photographs
     photographs(tmp_path/"data/table", depth=True)
     keys, picture = {}, str(tmp_path/"data/table/test0_bona_fide.png")

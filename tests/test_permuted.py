@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fas_nb.ablations import PROFILES, SPLITS, Data, data_hashes, make_spec, run
 from fas_nb.landmarks import mean_mesh
-from fas_nb.maps import AnnotationStore, FrameStore
+from fas_nb.store import AnnotationStore, FrameStore
 from fas_nb.vocab import Annotation, Fold, Frames, Landmarks, Presentation, Region, ScoringOptions
 
 def barred_data(folder, n=64, side=48):

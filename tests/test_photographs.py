@@ -21,7 +21,9 @@ def photograph(name:str) -> np.ndarray:
 def test_masks_agree_with_a_hand(name):
     "What is promised of photographs: .90 of the face, .75 of the hair."
     from fas_nb.landmarks import detect_landmarks, face_crop
-    from fas_nb.sam_masks import load_segmenter, polygon_mask, segment
+    from fas_nb.outlines import polygon_mask
+    from fas_nb.regions import segment
+    from fas_nb.sam_masks import load_segmenter
     image = photograph(name)
     [face] = detect_landmarks(image)
     x, y, side = HAND[name]["window"]

@@ -142,7 +142,8 @@ def test_firewall_labels_stay_on_the_training_side(smoke, tmp_path):
     "Dev and test presentations with species withheld, and no annotation at hand, give bit-equal scores."
     from fas_nb.datasets import open_dataset
     from fas_nb.decision import load_model, score_frames
-    from fas_nb.maps import FrameStore, extract_frames
+    from fas_nb.annotation import extract_frames
+    from fas_nb.store import FrameStore
     from fas_nb.vocab import ScoringOptions
     key = next(k for k, what in json.loads((out(smoke)/"table1.json").read_text())["runs"].items()
                if "LOO_glasses ours" in what)
@@ -164,7 +165,8 @@ def test_firewall_labels_stay_on_the_training_side(smoke, tmp_path):
 def test_firewall_training_uses_the_automatic_annotation(smoke, tmp_path):
     "Rendered truth is for measuring: without it, the annotation of a data set is the same."
     from fas_nb.datasets import open_dataset
-    from fas_nb.maps import AnnotationStore, FrameStore, annotate_dataset, extract_frames
+    from fas_nb.annotation import annotate_dataset, extract_frames
+    from fas_nb.store import AnnotationStore, FrameStore
     for name in ("wmca", "wmca.truth"):
         if name == "wmca": shutil.copytree(smoke/"data/smoke"/name, tmp_path/name)
     found = [p for p in open_dataset("wmca", tmp_path/"wmca") if p.species in ("bona_fide", "prints", "rigidmask")

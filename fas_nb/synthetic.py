@@ -20,9 +20,9 @@ from .datasets import MARKER, UNFINISHED
 from .manifest import syntax_hash, whole_file, write_atomically
 from .optics import CAMERAS, develop, draw_surroundings
 from .parallel import Failure, run_parallel
-from .plans import (OULU_PROTOCOLS, RENDER_PROFILES, SPLITS, STILL, WORN_MASKS, Planned, RenderProfile, disk_estimate,
-                          frame_size, oulu_lists, oulu_members, planned_counts, render_plan, render_profile,
-                          wmca_lists)
+from .plans import (OULU_PROTOCOLS, RENDER_PROFILES, SPLITS, STILL, WORN_MASKS, Planned, RenderProfile,
+                          disk_estimate, frame_size, oulu_lists, oulu_members, planned_counts, render_plan,
+                          render_profile, wmca_lists)
 from .recapture import recapture
 from .scenes import shoot
 from .tracing import Shot
@@ -240,7 +240,8 @@ def _shots(job, rng):
     if item.place: place = draw_surroundings(
         rng=np.random.default_rng([job.seed, list(SPLITS).index(item.layout), *item.place]))
     common = dict(size=item.size, clip=job.profile.clip, rng=rng, surroundings=place, fov=CAMERAS[item.camera].fov)
-    if item.species in WORN_MASKS: return shoot(item.species, item.helper, worn=item.subject, spp=job.profile.spp, **common)
+    if item.species in WORN_MASKS: return shoot(
+        item.species, item.helper, worn=item.subject, spp=job.profile.spp, **common)
     if item.species not in PLANAR: return shoot(item.species, item.subject, spp=job.profile.spp, **common)
     # whose eyes look through the holes
     behind = {"wearer": still(job, item.helper, rng=rng)} if item.species == "cut" else {}

@@ -247,11 +247,10 @@ def table_blocks(
 ) -> list[dict]:   # blocks of the page template
     "The paper's rows and ours, under the rules of honesty."
     spec, paper, origin = TABLES[table], published(table), session.data.origin
-    # what a table is read for stands where a narrow screen shows it
-    first = sorted(paper.columns, key=lambda c: c not in ("mean", "std"))
+    first = sorted(paper.columns, key=lambda c: c not in ("mean", "std"))     # what a narrow screen shows
     variants = variants_of(table, session.asked.get("methods", ""))
-    paper, made = paper[first], {v: our_row(session, table, v) for v in variants}
-    rows = {v: {c: row[c] for c in first} for v, row in made.items()}
+    paper, made = paper[first], ((v, our_row(session, table, v)) for v in variants)
+    rows = {v: {c: row[c] for c in first} for v, row in made}
     headers = [c.replace("_", " ") for c in first]
     printed = [[m, *(f"{x:g}" for x in paper.loc[m])] for m in paper.index]
     def block(rows, **kw):

@@ -196,7 +196,7 @@ def _stage(surroundings):
 _NEAR = .01  # metres before the camera at which rays start, and from which Mitsuba measures depth
 
 def _sensor(pinhole, spp, exact=False, box=None):
-    "A camera of Mitsuba; an `exact` one looks through the middle of each pixel; a `box` (rows, columns) is all it sees."
+    "A camera of Mitsuba; an `exact` one looks through the middle of each pixel; a `box` is all it sees."
     mi, (w, h) = _mitsuba(), pinhole.size
     sampler = {"type": "stratified", "jitter": False} if exact else {"type": "multijitter"}
     film = {"type": "hdrfilm", "width": w, "height": h, "pixel_format": "rgb", "component_format": "float32",

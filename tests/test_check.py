@@ -248,7 +248,7 @@ def test_fault_is_named(whole, tmp_path, id, severity, name, spoil, path, kwargs
 def test_every_check_is_tested_and_has_a_rule():
     tested = {f[0] for f in FAULTS} | {"F01"}     # F01 below
     assert tested == set(CHECKS)
-    assert {id for id, *_ in RULES} | {"V26", "F01"} >= set(CHECKS)
+    assert {id for id, *_ in RULES.values()} | {"V26", "F01"} >= set(CHECKS)
 
 def test_unreadable_files_and_folders(whole, tmp_path, monkeypatch):
     shutil.copytree(whole/"casia_fasd", root := tmp_path/"casia_fasd")
@@ -277,7 +277,7 @@ def test_a_name_that_is_no_text(whole, tmp_path):
 def test_a_rule_that_breaks_does_not_stop_the_others(whole, monkeypatch):
     import fas_nb.findings as findings
     def broken(see): raise RuntimeError("a mistake of ours")
-    monkeypatch.setattr(findings, "RULES", [("V09", "folder", (), broken), *RULES])
+    monkeypatch.setattr(findings, "RULES", {("folder", "broken"): ("V09", "folder", (), broken)} | RULES)
     report = checked(whole/"casia_fasd", "casia_fasd", deep=0)
     assert "a mistake of ours" in the(report, "V09").found and the(report, "V25")
 

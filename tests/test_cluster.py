@@ -98,6 +98,7 @@ def test_stopped_by_the_user(project):
     assert done.returncode == 0, done.stderr
     assert before.items() <= finished(root).items() and len(finished(root)) == 3
 
+@pytest.mark.long
 def test_a_run_that_fails_is_listed_and_the_table_stands(project, smoke):
     root, command = project[0], ["fas_reproduce", "--tables", "5", "--workers", "1", *project[1][1:8]]
     spec = next(s for p in (smoke/"runs").glob("*/spec.json") for s in [json.loads(p.read_text())]

@@ -36,8 +36,9 @@ class RenderProfile:
     sessions:tuple[int, ...] = (1, 2, 3)         # OULU-NPU
     enrolment:bool = True                        # Replay-Attack's clips for recognition, which no protocol here uses
     stills:int = 2                               # pictures taken of each subject, to be printed and replayed
-    # OULU-NPU: a subject meets every other pair of phone and session, and twice as many subjects fit
-    alternate:bool = False
+    # twice as many subjects fit where a subject of OULU-NPU meets every other pair of phone and session (`pairs`),
+    # or every other attack of each kind under the same circumstances, also of Replay-Attack (`attacks`)
+    alternate:str = ""
 
 def _wmca_counts(bona_fide, traced, paper, planar):
     worn = {s: traced for s in ("fakehead", "rigidmask", "flexiblemask", "glasses")}
@@ -52,10 +53,10 @@ RENDER_PROFILES = {p.name: p for p in (
                   _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)),
                   phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
     RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)),
-                  enrolment=False, alternate=True),
+                  enrolment=False, alternate="pairs"),
     # from a scale of 2.2 on, a crop of the face has 160 pixels and more
     RenderProfile("reference", 9, 1, 2.2, _MANY, _wmca_counts((140, 64, 64), (44, 30, 30), (0, 0, 30), (60, 30, 30)),
-                  enrolment=False),
+                  enrolment=False, alternate="attacks"),
     RenderProfile("small", 16, 4, 2.2, _ALL, _wmca_counts((48, 32, 32), (20, 12, 16), (0, 0, 16), (24, 16, 16))),
     RenderProfile("large", 64, 10, 4, _ALL, _wmca_counts((124, 108, 115), (55, 65, 55), (0, 0, 71), (100, 90, 73))))}
 
@@ -152,8 +153,11 @@ def _plan_oulu_npu(profile):
         for user, (shown, other) in enumerate(pairs, first):
             for phone in profile.phones:
                 for session in profile.sessions:
-                    if profile.alternate and (phone + session + user) % 2: continue
+                    turn = phone + session + user
+                    if profile.alternate == "pairs" and turn % 2: continue
+                    left_out = {2 + turn % 2, 4 + (turn + user//2) % 2} if profile.alternate == "attacks" else set()
                     for file, (species, instrument) in _OULU_FILES.items():
+                        if file in left_out: continue
                         yield Planned("oulu_npu", f"{split}_files/{phone}_{session}_{user:02d}_{file}.avi",
                                       split, species, shown, other, f"phone{phone}", frame_size(profile, 108, 144),
                                       (session,), instrument)
@@ -182,16 +186,17 @@ def _plan_replay_attack(profile):
     splits = split_heads("replay_attack", profile)
     number = dict(zip(sum(splits.values(), []), _REPLAY_CLIENTS))
     for split, pairs in _clients(splits).items():
-        for shown, other in pairs:
+        for client, (shown, other) in enumerate(pairs):
             one = lambda path, species=BONA_FIDE, instrument={}: Planned(
                 "replay_attack", f"{path}.mov", split, species, shown, other, "webcam",
                 frame_size(profile, 176, 132), (), instrument)
-            for light in ("controlled", "adverse"):
+            for turn, light in enumerate(("controlled", "adverse"), client):
                 who = f"client{number[shown]:03d}_session01"
                 if profile.enrolment: yield one(f"enroll/{split}/{who}_webcam_enroll_{light}")
                 for take in (1, 2): yield one(f"{split}/real/{who}_webcam_authenticate_{light}_{take}")
-                for support in ("fixed", "hand"):
-                    for device, sample, kind in _REPLAY_ATTACKS:
+                for s, support in enumerate(("fixed", "hand"), turn):
+                    for k, (device, sample, kind) in enumerate(_REPLAY_ATTACKS, s):
+                        if profile.alternate == "attacks" and k % 2: continue
                         species, instrument = _REPLAY_DEVICES[device]
                         yield one(f"{split}/attack/{support}/attack_{device}_{who}_{sample}_{kind}_{light}",
                                   species, instrument | {"support": support})

@@ -16,7 +16,7 @@ from .optics import FACE, FACE_BOX, Light, Pinhole, Surroundings, draw_pinhole, 
 from .people import (_body, _corners, _eye, _hair_height, _joined, _part, _person, _printed_eye, _prints,
                            _template, _template_points, _tube, _with_glasses, _with_long_hair)
 from .tracing import (COMPOSED, SILICONE_WALK, SKIN_WALK, TRACED, Shot, _bitmap, _glossy, _matte, _mesh, _mitsuba,
-                            _normals, _Part, _rgb, _stage, _trace, _translucent, _truth, cut_mesh)
+                            _normals, _numbers, _Part, _rgb, _stage, _trace, _translucent, cut_mesh)
 from .vocab import Region, Species
 
 # %% ../nbs/14_scenes.ipynb #c028
@@ -280,9 +280,9 @@ def shoot(
         dressed = [layer(body) for layer in layers]
         parts = room + [part for parts, _ in dressed for part in parts]
         surface = next((s for _, s in dressed[::-1] if s is not None), body.vertices)
-        radiance, hits, scene = _trace(stage, parts, pinhole, spp, int(rng.integers(2**31)))
+        radiance, _, truth, _ = _trace(stage, parts, pinhole, spp, int(rng.integers(2**31)))
         points = _pixels(mesh_points(surface, body.eyes, body.gaze), pinhole)
-        shots.append(Shot(radiance, *_truth(hits, scene, parts, pinhole), points))
+        shots.append(Shot(radiance, *truth, points))
     return shots
 
 def portrait(
@@ -298,8 +298,8 @@ def portrait(
     parts = [wall] + _person(head, np.random.default_rng(0))(body)[0]
     matrix = np.eye(4); matrix[:3] = np.stack([(-1, 0, 0), (0, 0, 1), (0, 1, 0), FACE + (0, -1.1, 0)], 1)
     pinhole = Pinhole(matrix, .55*min(size[0], .8*size[1])*1.1/FACE_BOX, tuple(size))
-    radiance, hits, scene = _trace(stage, parts, pinhole, spp, 0)
-    on_skin = hits[..., 3] == 1 + next(i for i, shape in enumerate(scene.shapes()) if shape == parts[1].shape)
+    radiance, hits, truth, scene = _trace(stage, parts, pinhole, spp, 0)
+    on_skin = hits[..., 3] == _numbers(scene, parts)[1]
     points = _pixels(mesh_points(body.vertices, body.eyes, body.gaze), pinhole)
     texture = np.where(on_skin[..., None], hits[..., 1:3], np.nan).astype(np.float32)
-    return Shot(radiance, *_truth(hits, scene, parts, pinhole), points), texture
+    return Shot(radiance, *truth, points), texture

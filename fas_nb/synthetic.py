@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, heads
+from .closure import moved_names
 from .datasets import MARKER, UNFINISHED
 from .manifest import syntax_hash, whole_file, write_atomically
 from .optics import CAMERAS, develop, draw_surroundings
 from .parallel import Failure, run_parallel
-from .plans import (OULU_PROTOCOLS, RENDER_PROFILES, SPLITS, STILL, WORN_MASKS, Planned, RenderProfile,
-                          disk_estimate, frame_size, oulu_lists, oulu_members, planned_counts, render_plan,
-                          render_profile, wmca_lists)
+from .plans import (SPLITS, STILL, WORN_MASKS, Planned, RenderProfile, disk_estimate, frame_size, oulu_lists,
+                          planned_counts, render_plan, render_profile, wmca_lists)
 from .recapture import recapture
 from .scenes import shoot
 from .tracing import Shot
@@ -341,3 +341,6 @@ def _finish(root, plan, identity):
     _write_text(root/MARKER, [json.dumps(
         {**identity, "content": _content(root), "counts": counts, "subjects": people}, indent=1)])
     (root/UNFINISHED).unlink(missing_ok=True)
+
+# %% ../nbs/17_synthetic.ipynb #c064
+__getattr__ = moved_names(__name__, plans="OULU_PROTOCOLS RENDER_PROFILES oulu_members")

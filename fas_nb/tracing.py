@@ -220,9 +220,10 @@ def _gloss(scene, parts, sensor, seed):
     finally:
         for part, bsdf in zip(parts, own): part.shape.set_bsdf(bsdf)
 
-def _shape_number(scene, part):
-    "What the truth calls a part; 0 is nothing."
-    return 1 + next(i for i, shape in enumerate(scene.shapes()) if shape == part.shape)
+def _numbers(scene, parts):
+    "What the truth calls each part; 0 is nothing."
+    shapes = scene.shapes()
+    return [1 + next(i for i, shape in enumerate(shapes) if shape == part.shape) for part in parts]
 
 def _texture_at(texture, hits):
     "What a texture holds where pixels hit, float32 [n, ...] for hits [n, 4]; averaged about as a pixel does."
@@ -238,20 +239,19 @@ def _frame(inside):
     "Rows and columns of the smallest box around all that is inside."
     return tuple(slice(int(w[0]), int(w[-1]) + 1) for w in (np.flatnonzero(inside.any(k)) for k in (1, 0)))
 
-def _walked(radiance, hits, scene, parts, pinhole, spp, seed):
+def _walked(radiance, hits, truth, scene, parts, pinhole, spp, seed):
     "A picture in which light has walked inside the parts where it can."
-    numbers = [_shape_number(scene, part) for part in parts if part.inner]
-    if not (translucent := np.isin(hits[..., 3].astype(int), numbers)).any(): return radiance
+    index, (regions, depth) = hits[..., 3].astype(int), truth
+    numbered = [(number, part) for number, part in zip(_numbers(scene, parts), parts) if part.inner]
+    if not (translucent := np.isin(index, [number for number, _ in numbered])).any(): return radiance
     seen, gloss = _frame(translucent), np.zeros(radiance.shape, np.float32)
     gloss[seen] = _gloss(scene, parts, _sensor(pinhole, spp, box=seen), seed)
     walks, out = {}, radiance.copy()
-    for part in parts:
-        if part.inner: walks.setdefault(part.inner.walk, []).append(part)
-    regions, depth = _truth(hits, scene, parts, pinhole)
+    for number, part in numbered: walks.setdefault(part.inner.walk, []).append((number, part))
     for walk, made in walks.items():
         inside, colour = np.zeros(regions.shape, bool), np.ones(radiance.shape, np.float32)
-        for part in made:
-            here = (hits[..., 3].astype(int) == _shape_number(scene, part)) & (regions != Region.HAIR)
+        for number, part in made:
+            here = (index == number) & (regions != Region.HAIR)
             inside |= here
             if here.any(): colour[here] = np.sqrt(np.clip(_texture_at(part.inner.colour, hits[here]), .02, 1))
         if not inside.any(): continue
@@ -262,21 +262,22 @@ def _walked(radiance, hits, scene, parts, pinhole, spp, seed):
     return np.maximum(out, 0)
 
 def _trace(stage, parts, pinhole, spp, seed):
-    "A path-traced picture, and the truth from one ray through the middle of each pixel."
+    "A path-traced picture, what one ray through the middle of each pixel hits, and the truth that it gives."
     mi = _mitsuba()
     scene = mi.load_dict({"type": "scene", **stage, **{f"part{i}": part.shape for i, part in enumerate(parts)}})
     path = mi.load_dict({"type": "path", "max_depth": 3})
     picture = np.array(mi.render(scene, sensor=_sensor(pinhole, spp), integrator=path, seed=seed))
     radiance = picture[..., :3].astype(np.float32)
-    truth = mi.load_dict({"type": "aov", "aovs": "t:depth,uv:uv,shape:shape_index"})
-    hits = np.array(mi.render(scene, sensor=_sensor(pinhole, 1, exact=True), integrator=truth, seed=0))[..., -4:]
-    return _walked(radiance, hits, scene, parts, pinhole, max(1, spp//4), seed + 1), hits, scene
+    exact = mi.load_dict({"type": "aov", "aovs": "t:depth,uv:uv,shape:shape_index"})
+    hits = np.array(mi.render(scene, sensor=_sensor(pinhole, 1, exact=True), integrator=exact, seed=0))[..., -4:]
+    truth = _truth(hits, scene, parts, pinhole)
+    return _walked(radiance, hits, truth, scene, parts, pinhole, max(1, spp//4), seed + 1), hits, truth, scene
 
 def _truth(hits, scene, parts, pinhole):
     "Regions and depth from what the middle of each pixel hits."
     regions, index = np.zeros(hits.shape[:2], np.uint8), hits[..., 3].astype(int)   # 0: nothing was hit
-    for part in parts:
-        here = index == _shape_number(scene, part)
+    for number, part in zip(_numbers(scene, parts), parts):
+        here = index == number
         if isinstance(part.region, np.ndarray):
             size = part.region.shape[::-1]
             column, row = (np.clip(hits[here][:, 1:3], 0, .99999)*size).astype(int).T

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .closure import closure_hash
-from .datasets import DECODING, faces_path, given_faces, iter_frames, read_depth, require_faces, usable_face
+from .datasets import DECODING, faces_path, given_faces, is_cut, iter_frames, read_depth, require_faces, usable_face
 from .depth import crop_sensor, depth_misfit, named_estimator, sensor_crop
 from .detectors import FINDERS
 from .landmarks import face_crop, find_faces, given_box, named_function
@@ -139,6 +139,7 @@ def _extract(presentation, folder, annotations):
     boxes = [given_box(given.get(i)) if usable_face(given.get(i), image.shape) else None
              for i, image in zip(index, images)]
     faces, crops = find_faces(images, boxes, finder=_finder(store.settings["landmarks"])), []
+    if is_cut(presentation): faces = [replace(face, box=_middle(image)) for face, image in zip(faces, images)]
     for image, face in zip(images, faces):
         crop, scale, offset = face_crop(image, face.box, store.settings["size"])
         crops.append((crop, face.moved(scale, offset).points))
@@ -148,6 +149,10 @@ def _extract(presentation, folder, annotations):
                                         np.array([f.source for f in faces]),
                                         _sensor_crops(presentation, found, store.settings)), found, made)
     return sum(box is None for box in boxes) if annotations else 0
+
+def _middle(image):   # the face box in a picture that is the window around it already
+    half = image.shape[0]/FRAME_FACTOR/2
+    return np.float32([-half, -half, half, half]) + image.shape[0]/2
 
 def _sensor_crops(presentation, boxes, settings):
     """The depth of the sensor as an input, uint8 [n, size, size]; None where there is no sensor, or where its stream is

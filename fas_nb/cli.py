@@ -92,7 +92,7 @@ def _source_options(parser):
                         "there is one, else mesh (auto)")
 
 def _profile_options(parser):
-    parser.add_argument("--profile", default="demo", help="smoke, demo, small or paper (demo)")
+    parser.add_argument("--profile", default="demo", help="smoke, demo, reference, small or paper (demo)")
     parser.add_argument("--data-root", default="", help="folder that holds the data sets wmca, oulu_npu, casia_fasd, "
                         "replay_attack, msu_mfsd, table (data/PROFILE, rendered)")
     parser.add_argument("--runs-dir", default="", help="folder of finished runs (runs)")
@@ -106,6 +106,10 @@ def _profile_options(parser):
         parser.add_argument(
             flag, metavar="DIR", help=f"folder of WMCA's {what}, or one that holds a folder for each data set")
     _source_options(parser); _checkpoint_option(parser)
+    parser.add_argument("--train", action="store_true", help="where the profile scores networks that travel with the "
+                        "package: render the training data and train them instead")
+    parser.add_argument("--render-seed", type=int, metavar="N", help="test such networks on pictures that are rendered "
+                        "now from this seed (0 and more), not on those that travel with them")
     parser.add_argument("--partial", action="store_true",
                         help="go on where listed presentations are not on disk, where lists contradict each other, or "
                              "where a split of a table lacks a class; results are not those of the benchmark")
@@ -122,7 +126,8 @@ def _overrides(args):
     if bad := [s for s in args.set if "=" not in s]: raise InputError(
         f"--set {bad[0]}: expected FIELD=VALUE, e.g. training.steps=200", 2)
     named = dict(annotations=args.annotations, lists=args.protocols, landmarks=args.landmarks, depth=args.depth,
-                 partial=args.partial and "true")
+                 partial=args.partial and "true", shipped=args.train and "false",
+                 pictures="" if args.render_seed is None else str(args.render_seed))
     return dict(s.split("=", 1) for s in args.set) | {field: value for field, value in named.items() if value}
 
 def _numbers(text, what):
@@ -459,6 +464,8 @@ def _reproduce_parser():
     p.add_argument("--methods", default="", metavar="NAMES",
                    help="compared methods that tables 1 to 3 make as well, e.g. ours,cdcn,cmfl, or all (ours)")
     p.add_argument("--faces", action="store_true", help="pages of licensed data show faces")
+    p.add_argument("--ship", action="store_true",
+                   help="put the networks and the faces they are tested on where they travel with the package")
     p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash, number and key behind a "
                    "folder of reports again, from the inputs as they are now, and say what no longer matches")
     p.add_argument("--json", action="store_true", help="print where the pages are, and what failed, as JSON")
@@ -489,7 +496,18 @@ def _reproduce(args):
     else:
         for line in failed: _say(f"failed: {line}")
         print(f"open {place_of(index)}")
+    if args.ship and not failed: _ship(args, tables)
     return 1 if failed else 0
+
+def _ship(args, tables):
+    from fas_nb.ablations import ship_runs
+    from fas_nb.profiles import get_profile
+    from fas_nb.sessions import asked_runs, open_session
+    asked = asked_runs(tables, get_profile(args.profile, _overrides(args)))
+    told = ship_runs(open_session(args.profile, asked, args.seeds, args.data_root, args.runs_dir, args.root,
+                                  _overrides(args), make=False))
+    print(f"{told['networks']} networks and {told['faces']} faces travel with the package: "
+          f"{told['bytes']/1e6:.1f} MB")
 
 fas_reproduce = _command(_reproduce_parser, _reproduce)
 

@@ -19,12 +19,13 @@ from .manifest import (CRATE, file_hash, git_revision, machine, place_of, projec
                              verify_crate, versions, write_crate)
 from .pages import (LEARNT, build_table, code_block, detail_block, detail_frame, made_by, not_learnt, notice,
                           page, picture, protocol_file, table_figure, table_frames, unread, write_page)
-from .profiles import PROFILES, get_profile
+from .profiles import PROFILES, data_home, get_profile
 from .protocols import protocol_counts
 from .run_data import SPLITS, Data, frame_bytes, prepare
 from .runs import is_made, read_result, read_scores, read_spec, results
-from .sessions import (ParameterGuard, Session, asked_methods, check_folder, open_session, open_table,
-                             read_parameters, recorded_cell, repeat, run_name, run_notebook, split_words, variants_of)
+from .sessions import (ParameterGuard, Session, asked_methods, asked_runs, check_folder, open_session,
+                             open_table, read_parameters, recorded_cell, repeat, run_name, run_notebook,
+                             split_words, variants_of)
 from .table_grid import METHOD_TABLES, TABLES, VARIANTS, code_hash, made_protocols, protocol_runs
 from .table_rows import (BANNERS, MARKS, Entry, columns_of, deviation_block, empty_block, entry, interval_cell,
                                our_row, published, rate_cell, remarks, spread_block, table_blocks, verdict)
@@ -72,11 +73,8 @@ def reproduce(
     methods:str="",                    # compared methods that are made as well, as for `asked_methods`
 ) -> tuple[Path, list[str]]:           # index page, what failed
     "Make the runs of some tables, then their protocol pages, table pages and the index."
-    chosen, asked = get_profile(profile, overrides), {}
     check_folder(data_root)
-    for t in tables:
-        for p in made_protocols(t, chosen): asked.setdefault(p, set()).update(variants_of(t, methods))
-    protocols = {p: tuple(v for v in VARIANTS if v in variants) for p, variants in asked.items()}
+    protocols = asked_runs(tables, get_profile(profile, overrides), methods)
     say(f"1/3 data and runs: {len(protocols)} protocols of tables {', '.join(map(str, tables))}")
     session = open_session(profile, protocols, seeds, data_root, runs_dir, root, overrides, workers, scheduler,
                            progress, faces=faces, methods=methods)
@@ -336,7 +334,7 @@ def verify_keys(
         asked = told.get("asked", {})
         profile = get_profile(told["profile"], asked.get("overrides"))
         protocols = made_protocols(number, profile)
-        root = Path(data_root or asked.get("data_root") or home/"data"/profile.name)
+        root = Path(data_root or asked.get("data_root") or data_home(profile, home))
         seeds = tuple(int(s) for s in split_words(asked.get("seeds", "")))
         try:
             data = prepare(profile, list(protocols), root, runs_dir, workers=1, progress=False, fill=False)

@@ -48,6 +48,12 @@ class Data:
     notes:tuple[str, ...] = ()
     untrained:frozenset[str] = frozenset() # ids that no training sees, for want of a face
     weights:str = ""                       # file that the trunks of compared methods start from
+    shipped:bool = False                   # are shipped networks scored, and no training data read?
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        "What is read: nobody has the pictures that shipped networks learnt from."
+        return SPLITS[self.shipped:]
 
     def folds(self, protocol:str) -> list[Fold]:
         "The folds of `dataset/protocol`."
@@ -112,13 +118,13 @@ def prepare(
     "Render what may be rendered, open the data sets, crop and annotate every presentation that the protocols use."
     from fas_nb.annotation import failed_files, faceless, fill_stores, outdated, without_face
     common = dict(workers=workers, scheduler=scheduler, progress=progress)
-    data, given, roots = _opened(profile, protocols, Path(data_root), runs_dir,
-                                 profile.render if render else "", common)
+    data, given, roots = _opened(profile, protocols, Path(data_root), runs_dir, render, common)
     every = [fold for p in protocols for fold in data.folds(p)]
     if all(Path(f"{root}.truth").is_dir() for root in roots.values()):      # rendered, with the heads that are seen
         from fas_nb.synthetic import check_heads_apart
-        for fold in every: check_heads_apart({s: [data.presentations[i] for i in getattr(fold, s)] for s in SPLITS})
-    used = {i for fold in every for s in SPLITS for i in getattr(fold, s)}
+        for fold in every: check_heads_apart(
+            {s: [data.presentations[i] for i in getattr(fold, s)] for s in data.splits})
+    used = {i for fold in every for s in data.splits for i in getattr(fold, s)}
     notes = list(data.notes)
     failures, stale = [], {}
     untrained = set()
@@ -141,7 +147,10 @@ def _opened(profile, protocols, data_root, runs_dir, render, common):
     "The data sets that some protocols need, the folders of their face files, and where they lie."
     presentations, stores, given, fingerprints, notes = {}, {}, {}, {}, []
     needed = [d for d in DATASETS if any(d in protocol_datasets(p) for p in protocols)]
-    roots, origin = dataset_roots(needed, data_root, render, **common)
+    if render and profile.shipped and profile.pictures < 0:
+        from fas_nb.pack import open_pack
+        for dataset in needed: open_pack(data_root, dataset)
+    roots, origin = dataset_roots(needed, data_root, profile if render else None, **common)
     for dataset, root in roots.items():
         scan = scan_dataset(dataset, root, profile.channels)
         found = usable(scan, dataset)
@@ -153,13 +162,23 @@ def _opened(profile, protocols, data_root, runs_dir, render, common):
     weights = "" if profile.pretrained in ("none", "imagenet") else str(Path(profile.pretrained).absolute())
     data = Data(presentations, stores, origin, lists={d: apart(profile.lists, d) for d in stores},
                 partial=profile.partial,
-                fingerprints=fingerprints, notes=tuple(notes), weights=weights)
+                fingerprints=fingerprints, notes=tuple(notes), weights=weights, shipped=profile.shipped)
     return data, given, roots
+
+def _render(dataset, data_root, profile, **common):
+    "Render a data set; for shipped networks only what is tested, from another seed than the pictures that travel."
+    from fas_nb.plans import render_plan
+    from fas_nb.synthetic import render_dataset
+    if not profile.shipped: return render_dataset(dataset, data_root, profile.render, **common)
+    from fas_nb.pack import pictured
+    tested = {id.split("/", 1)[1] for id in pictured()[dataset]}
+    paths = [i.path for i in render_plan(dataset, profile.render) if str(Path(i.path).with_suffix("")) in tested]
+    return render_dataset(dataset, data_root, profile.render, seed=profile.pictures, only=paths, **common)
 
 def dataset_roots(
     names:list[str],       # data sets that are needed
     data_root:Path,        # folder with one sub-folder per data set
-    render:str="",         # render profile in which missing ones are made; empty: they are an error
+    profile:Profile=None,  # as which missing ones are rendered; None: they are an error
     **common,              # of `render_dataset`
 ) -> tuple[dict[str, Path], str]:   # data set -> folder; `rendered` or `real`
     "Where the data sets lie, all of one origin; nothing is written beside real data."
@@ -172,12 +191,11 @@ def dataset_roots(
         "keep them in different folders, or ask for tables and protocols that need one kind", 2)
     missing = [d for d in names if d not in origins
                or ((roots[d]/UNFINISHED).exists() and not (roots[d]/MARKER).exists())]
-    if missing and (of("real") or not render or set(missing) - set(CAN_RENDER)): raise InputError(
+    if missing and (of("real") or not (profile and profile.render) or set(missing) - set(CAN_RENDER)): raise InputError(
         f"no {', '.join(missing)} in {data_root}; put or link the whole folder {data_root/missing[0]} there, name "
         "another folder with --data-root, or ask for tables and protocols that do without (data is rendered only "
         "with a profile that says so and without --data-root; fas_synth renders anywhere)", 2)
-    if missing: from fas_nb.synthetic import render_dataset
-    for d in missing: render_dataset(d, data_root, render, **common)
+    for d in missing: _render(d, data_root, profile, **common)
     return roots, "real" if of("real") else "rendered"
 
 def fingerprint(

@@ -23,8 +23,9 @@ from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpn
                             eer, polarity_warning, threshold_rule)
 from .parallel import Failure, first_alone, rank, run_parallel, take_gpu, team_size
 from .run_data import SPLITS, Data, load_frames, permute_species, score_table, training_data
+from .shipped import OPTIONS, parsed, shipped, unpack_network
 from .table_grid import Cell
-from .vocab import (Fold, InputError, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions)
+from .vocab import BONA_FIDE, Fold, InputError, RunSpec, ScoringOptions
 
 # %% ../nbs/45_runs.ipynb #c105
 def test_set(
@@ -49,7 +50,7 @@ def results(
     choose = threshold_rule(spec.fold.dataset)
     arrays = lambda t: dict(score=t.score.to_numpy(float), species=t.species.to_numpy(str),
                             acquired=t.acquired.to_numpy(bool))
-    out = {"metrics": metric_hash(), "auc": {s: _number(auc(**arrays(part))) for s, part in scores.groupby("split")},
+    out = {"metrics": metric_hash(), "auc": {s: _number(auc(**arrays(scores[scores.split == s]))) for s in SPLITS},
            "warnings": [w for s in ("dev", "test")
                         for w in [polarity_warning(**arrays(scores[scores.split == s]))] if w]}
     for unit, table in (("frame", scores), ("presentation", by_presentation(scores))):
@@ -84,17 +85,28 @@ def results(
 def _number(x): return None if (x := float(x)) != x else x   # JSON has no nan
 
 # %% ../nbs/45_runs.ipynb #c110
-HELD_OUT = 32     # dev frames that the loss is measured on while training goes
+HELD_OUT = 48     # dev frames of either class on which a training is watched
+
+def _spread(ids, n):
+    "Some of a list, evenly."
+    return [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, n).round().astype(int))] if ids else []
 
 def _held_out(spec, data):
-    "The loss on some dev frames, for the log and to choose the best weights; nothing where they have no labels."
+    "Loss and AUC on some dev frames, for the log and to choose the best weights; nothing where there are none."
+    from fas_nb.decision import score_frames
     from fas_nb.training import held_out_loss
     ids = data.readable(spec.fold.dev)
     if not ids: return None
-    some = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, HELD_OUT).round().astype(int))]
+    live = {i for i in ids if data.presentations[i].species == BONA_FIDE}
+    some = _spread([i for i in ids if i in live], HELD_OUT) + _spread([i for i in ids if i not in live], HELD_OUT)
     frames, labels = load_frames(some, data, True, reads_depth(spec))
     first = np.unique(frames.presentation, return_index=True)[1]
-    return held_out_loss(spec, frames.take(first), labels.take(first), procedure=procedure_of(spec.method))
+    frames, labels = frames.take(first), labels.take(first)
+    loss = held_out_loss(spec, frames, labels, procedure=procedure_of(spec.method))
+    def validate(model):
+        score = score_frames(model, frames, spec.scoring, spec.scheme, device=next(model.parameters()).device).score
+        return loss(model) | {"dev AUC": _number(auc(score, labels.species, acquired=np.isfinite(score)))}
+    return validate
 
 def reads_depth(spec:RunSpec) -> bool:
     "Does the method of a run read the depth of a sensor?"
@@ -117,6 +129,9 @@ def make_network(
     from fas_nb.training import device_memory, memory_plan, train
     folder, begun, waited = network_folder(spec, runs_dir), time.perf_counter(), {}
     if (folder/"network.json").exists(): return folder
+    if data.shipped:
+        unpack_network({s.key: s for s in shipped().values()}[spec.network_key()], folder)
+        return folder
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")   # a killed training goes on where it was
     with first_alone(): frames, labels, rows = training_data(spec.fold.train, data, reads_depth(spec))
     if spec.permuted is not None: labels = replace(labels, species=_permuted(frames, data, spec))
@@ -200,7 +215,7 @@ def _score(spec, data, network, part):
     from fas_nb.training import team, tf32
     begun, device, tables = time.perf_counter(), team().device, []
     model = load_network(network/"model.safetensors")[0].to(device)
-    for split in SPLITS:
+    for split in data.splits:
         ids = getattr(spec.fold, split)
         frames = load_frames(ids, data, depth=reads_depth(spec))
         with tf32(spec.training.tf32): scores = _shared(model, frames, spec, device)
@@ -245,10 +260,8 @@ def read_spec(
     path = Path(folder)/"spec.json"
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        parts = dict(model=ModelOptions, training=TrainingOptions, mcrea=MCREAOptions, scoring=ScoringOptions)
-        lists = lambda record: {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-        return RunSpec(**told | {k: part(**lists(told[k])) for k, part in parts.items()}
-                       | dict(fold=Fold(**lists(told["fold"]))))
+        parts = OPTIONS | dict(scoring=ScoringOptions, fold=Fold)
+        return RunSpec(**told | {k: parsed(record, told[k]) for k, record in parts.items()})
     except (OSError, ValueError, KeyError, TypeError) as error: raise InputError(
         f"{path}: is no specification of a run of this version ({type(error).__name__}: {error}); make the run "
         "again") from error

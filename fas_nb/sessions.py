@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'FLAGS', 'TEXTS', 'PLACES', 'read_parameters', 'ParameterGuard', 'place', 'check_place', 'own_kernel',
-           'run_notebook', 'Session', 'asked_methods', 'variants_of', 'split_words', 'run_name', 'recorded_cell',
-           'check_folder', 'read_overrides', 'open_session', 'open_table', 'without_places', 'stands_for', 'repeat',
-           'drawn_scores', 'drawn_session']
+           'run_notebook', 'Session', 'asked_methods', 'variants_of', 'asked_runs', 'split_words', 'run_name',
+           'recorded_cell', 'check_folder', 'read_overrides', 'open_session', 'open_table', 'without_places',
+           'stands_for', 'repeat', 'drawn_scores', 'drawn_session']
 
 # %% ../nbs/47_sessions.ipynb #c103
 import hashlib, json, os, re, shlex, sys, time
@@ -21,7 +21,7 @@ import pandas as pd
 from .manifest import PACKAGE, project_root, shared_folder, versions
 from .methods import METHODS, get_method
 from .parallel import Failure, first_alone
-from .profiles import PROFILES, Profile, get_profile, suited
+from .profiles import PROFILES, Profile, data_home, get_profile, suited
 from .run_data import SPLITS, Data, prepare
 from .runs import is_made, known_failures, make_runs, read_result, results
 from .table_grid import METHOD_TABLES, TABLES, VARIANTS, Cell, check_names, made_protocols, protocol_runs
@@ -177,6 +177,17 @@ def variants_of(
     own = TABLES[table].variants
     return (*(m for m in asked_methods(methods) if m not in own), *own) if table in METHOD_TABLES else own
 
+def asked_runs(
+    tables:tuple[int, ...],      # numbers
+    profile:Profile,
+    methods:str="",              # as for `asked_methods`
+) -> dict[str, tuple[str, ...]]: # `dataset/protocol` -> variants, each protocol once
+    "What stands behind some tables."
+    asked = {}
+    for t in tables:
+        for p in made_protocols(t, profile): asked.setdefault(p, set()).update(variants_of(t, methods))
+    return {p: tuple(v for v in VARIANTS if v in variants) for p, variants in asked.items()}
+
 def split_words(text:str) -> tuple[str, ...]:
     "The words of a comma-separated parameter."
     return tuple(w.strip() for w in str(text).split(",") if w.strip())
@@ -233,7 +244,7 @@ def open_session(
     chosen = get_profile(profile, asked["overrides"])
     for p, variants in protocols.items(): check_names(p, variants)   # before any work is done
     home = project_root(root)
-    data_folder, runs = Path(data_root or home/"data"/chosen.name), Path(runs_dir or home/"runs")
+    data_folder, runs = Path(data_root or data_home(chosen, home)), Path(runs_dir or home/"runs")
     check_folder(data_root)
     # written down, so that every page and command says it
     asked["overrides"] = suited(chosen, asked["overrides"], data_folder)

@@ -9,6 +9,7 @@ __all__ = ['DEPTH_UNIT', 'RENDERER', 'to_counts', 'write_truth', 'seen_head', 'c
 
 # %% ../nbs/17_synthetic.ipynb #c003
 import hashlib, json, shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -292,6 +293,13 @@ def _refuse_others(root, identity):
         f"{', '.join(f'{k} {b!r}' for k, (_, b) in differing.items())}; "
         "give another folder or delete this one and its .truth folder")
 
+def _check_room(root, layout, profile, share):
+    "Raise where the disk has no room for a share of a data set."
+    near, asked = next(p for p in root.parents if p.exists()), disk_estimate(layout, profile)*share
+    if (free := shutil.disk_usage(near).free) < asked: raise InputError(
+        f"{layout} in profile {profile.name!r} takes about {asked/1e6:.0f} MB and {near} has {free/1e6:.0f} MB left; "
+        "make room or give another folder")
+
 def render_dataset(
     layout:str,                        # key of `SPLITS`
     out:str|Path,                      # folder that will hold `<layout>` and `<layout>.truth`
@@ -300,6 +308,7 @@ def render_dataset(
     workers:int=1,                     # processes; the files do not depend on it
     scheduler:str=None,                # Dask scheduler address; its workers must see `out`
     progress:bool=True,                # draw a progress bar?
+    only:Collection[str]=(),           # paths of the plan that are rendered, the others are empty files; empty: all
 ) -> Path:                             # root of the data set
     "Render a data set; does nothing when it is there, and continues where it was interrupted."
     profile, plan = render_profile(profile), render_plan(layout, profile)
@@ -307,17 +316,15 @@ def render_dataset(
     root = Path(out).resolve()/layout
     identity = {"rendered": True, "generator": f"fas_nb {__version__} {renderer_hash()}",
                 "layout": layout, "profile": profile.name,
-                "plan": hashlib.sha256(repr((profile, plan)).encode()).hexdigest()[:12], "seed": seed}
+                "plan": hashlib.sha256(repr((profile, plan, *[sorted(only)]*bool(only))).encode()).hexdigest()[:12],
+                "seed": seed}
     _refuse_others(root, identity)
     if (root/MARKER).exists(): return root
-    jobs = [job for item in plan if not (job := Job(str(root), item, profile, seed)).done]
+    wanted = [item for item in plan if not only or item.path in only]
+    jobs = [job for item in wanted if not (job := Job(str(root), item, profile, seed)).done]
     if jobs and not find_spec("mitsuba"): raise InputError(
         "rendering needs the path tracer Mitsuba, of the extra `synth`: pip install 'fas_nb[synth]'", 2)
-    near = next(p for p in root.parents if p.exists())
-    if ((free := shutil.disk_usage(near).free)
-            < (asked := disk_estimate(layout, profile)*len(jobs)/len(plan))): raise InputError(
-        f"{layout} in profile {profile.name!r} takes about {asked/1e6:.0f} MB and {near} has {free/1e6:.0f} MB left; "
-        "make room or give another folder")
+    _check_room(root, layout, profile, len(jobs)/len(plan))
     try: _write_text(root/UNFINISHED, [json.dumps(identity, indent=1)])
     except OSError as error: raise InputError(f"{root} cannot be written to ({error}); give another folder") from error
     results = run_parallel(render_presentation, jobs, workers=workers, scheduler=scheduler,
@@ -326,6 +333,9 @@ def render_dataset(
         f"{len(failures)} of {len(plan)} presentations of {layout} could not be rendered, the others are kept; "
         "run again to continue. First: "
         + "; ".join(f"{f.item.item.path} ({f.reason})" for f in failures[:5]))
+    for path in {item.path for item in plan} - {item.path for item in wanted}:
+        (root/path).parent.mkdir(parents=True, exist_ok=True)
+        (root/path).touch()
     _finish(root, plan, identity)
     return root
 

@@ -19,6 +19,7 @@ from .methods import METHODS, get_method
 from .profiles import Profile
 from .protocols import PROTOCOLS
 from .run_data import DATASETS, SPLITS, Data, protocol_datasets
+from .shipped import shipped
 from .vocab import WMCA_SPECIES, Fold, InputError, MCREAOptions, RunSpec
 
 # %% ../nbs/44_table_grid.ipynb #c105
@@ -132,7 +133,7 @@ def data_hashes(
                                       if i).encode()).hexdigest()
     known = [(p.id, p.species, p.subject, p.attrs.get("instrument", ""))
              for i in sorted({*fold.train, *fold.dev, *fold.test}) for p in [data.presentations[i]]]
-    return dict(annotations=of(fold.train, data.frame_store, data.annotation_store),
+    return dict(annotations="" if data.shipped else of(fold.train, data.frame_store, data.annotation_store),
                 frames=of(fold.dev + fold.test, data.frame_store),
                 labels=hashlib.sha256(json.dumps(known).encode()).hexdigest())
 
@@ -224,9 +225,18 @@ def protocol_runs(
     check_names(protocol, variants)
     possible = [v for v in variants if not no_sensor(v, protocol, data)]
     deep = {v: "depth" in get_method(VARIANTS[v].method).inputs for v in possible}
-    return [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes[deep[v]])) for fold in data.folds(protocol)
-            for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible
-            for seed in seeds or profile.seeds]
+    cells = [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes[deep[v]])) for fold in data.folds(protocol)
+             for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible
+             for seed in seeds or profile.seeds]
+    return [replace(c, spec=_shipped(c).taking(c.spec)) for c in cells] if data.shipped else cells
+
+def _shipped(cell):
+    "The network of a cell that travels with the package."
+    found = shipped().get((cell.protocol, cell.variant, cell.spec.fold.name, cell.spec.seed))
+    if found is None: raise InputError(
+        f"{cell.protocol} {cell.variant} {cell.spec.fold.name}, seed {cell.spec.seed}: no network of it travels with "
+        "the package; with --train the training data are rendered and it is trained", 2)
+    return found
 
 def made_protocols(
     table:int,         # number of the table

@@ -330,6 +330,8 @@ class TrainingOptions:
     flip:float = .5                # probability of a horizontal flip
     jitter:float = 0.              # brightness, contrast and saturation change by up to this share; 0: not
     balanced:bool = False          # half of each batch bona fide, half attacks; otherwise as they come
+    # side of the window of the crop that a step learns from, pixels, a multiple of 8; 0: the whole crop
+    patch:int = 0
     preset:str = "skin"            # key of `CHANNEL_OF`
     # slope of the maps below zero while training; 0 is the ReLU of the paper, behind which a map can die
     leak:float = 0.
@@ -346,6 +348,8 @@ class TrainingOptions:
         _check_choices(self, TRAINING_CHOICES)
         if self.micro < 0: raise ValueError(
             f"TrainingOptions: micro is {self.micro}; give a number of images, or 0 for the whole batch")
+        if self.patch % 8 or not 0 <= self.patch <= self.size: raise ValueError(
+            f"TrainingOptions: patch is {self.patch}; give a multiple of 8 up to the size {self.size}, or 0")
 
 TRAINING_CHOICES = dict(loss_grid=("head", "full"), precision=("float32", "bf16"))
 MODEL_CHOICES = dict(trunk=("full", "tiny"))

@@ -517,12 +517,12 @@ MANY = 20  # pictures for which weights are converted for a faster runtime: that
 def _predict_parser():
     p = _parser("fas_predict", "Bona fide or attack? Verdict, both intensities and an overlay of the predicted maps "
                 "for pictures, videos, folders of them, or a camera.",
-                "fas_predict photo.jpg clip.mp4 --model runs/KEY/model.safetensors --overlay out")
+                "fas_predict photo.jpg clip.mp4 --overlay out")
     p.add_argument("sources", nargs="*", metavar="FILE", help="pictures, videos, or folders that hold some")
     p.add_argument("--camera", metavar="N",
                    help="a camera instead: its number (0 is the first) or the address of a stream")
-    p.add_argument("--model", required=True, help="a run, by the first digits of its key (runs/KEY), its "
-                   "model.safetensors, or a file of fas_export")
+    p.add_argument("--model", default="", help="a run, by the first digits of its key (runs/KEY), its "
+                   "model.safetensors, or a file of fas_export (the detector that travels with the package)")
     p.add_argument("--runtime", default="auto", choices=("auto", "torch", "openvino", "onnxruntime"),
                    help="what computes the maps (auto: the fastest that is installed, where it pays)")
     p.add_argument("--threshold", type=float, help="attack when the score is higher (that of the weights)")
@@ -559,11 +559,18 @@ def _predictor(args, sources):
     "The detector, converted for a faster runtime where that pays."
     from fas_nb.dccdn import installed_runtimes
     from fas_nb.decision import VIDEOS, load_model, run_file
-    args.model = str(run_file(args.model))
+    args.model = str(run_file(args.model or _own_detector()))
     pictures = sum(args.frames if args.camera is not None or s.suffix.lower() in VIDEOS else 1 for s in sources)
     many = args.runtime == "auto" and pictures >= MANY and args.model.endswith(".safetensors")
     return load_model(args.model,
                       runtime=next(iter(installed_runtimes(convert=True)), "auto") if many else args.runtime)
+
+def _own_detector():
+    "The detector that travels with the package."
+    from fas_nb.pack import shipped_folder
+    from fas_nb.shipped import DETECTOR
+    if (path := shipped_folder()/DETECTOR).is_file(): return path
+    raise InputError("no detector travels with this package; give --model, e.g. a run of fas_run --list", 2)
 
 def _tell(row, as_json):
     if as_json: return

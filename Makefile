@@ -14,7 +14,7 @@ THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # hundreds of processes start here: what they import is compiled once
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-long lab bench readme check clean distclean help
+.PHONY: setup demo reference test test-long lab bench readme check clean distclean help
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +46,9 @@ $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
 
 demo: setup  ## render data, annotate, train, and make Tables 1-5: open reports/demo/index.html
 	$(THREADS) $(BIN)/fas_reproduce --tables 1,2,3,4,5 --profile demo --workers $(WORKERS)
+
+reference: setup  ## render, annotate and train all networks of Tables 1-5 over night, resumable, and ship them
+	$(THREADS) $(BIN)/fas_reproduce --tables 1,2,3,4,5 --profile reference --workers $(WORKERS) --ship
 
 check: setup  ## fail when notebooks and package disagree or a notebook is not clean
 	$(BIN)/python tests/in_sync.py

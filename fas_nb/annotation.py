@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from .closure import closure_hash
-from .datasets import DECODING, faces_path, given_faces, is_cut, iter_frames, read_depth, require_faces, usable_face
+from .datasets import (DECODING, faces_path, given_faces, is_cut, iter_frames, read_depth, require_faces,
+                             usable_face)
 from .depth import crop_sensor, depth_misfit, named_estimator, sensor_crop
 from .detectors import FINDERS
 from .landmarks import face_crop, find_faces, given_box, named_function

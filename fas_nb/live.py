@@ -7,6 +7,7 @@ __all__ = ['EACH', 'LIVE_STEPS', 'some_ids', 'render_live', 'train_live', 'curve
 
 # %% ../nbs/50_live.ipynb #c003
 import json
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,11 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .ablations import LIVE
 from .manifest import file_hash, place_of, whole_file
-from .pack import open_pack, pack_path, pictured, rendered_anew
+from .pack import LIVE, open_pack, pack_path, pictured, rendered_anew
 from .pages import made_by, picture, write_page
 from .parallel import Failure, run_parallel
+from .profiles import data_home
 from .runs import is_made, read_result
 from .sessions import Session, open_session, repeat
 from .shipped import learning_curves, shipped
@@ -62,7 +63,7 @@ def train_live(
 ) -> Session|None:       # with one run; None where the session has nothing of that protocol
     "Train the protocol whose training pictures travel with the package, in fewer steps."
     if not any(c.protocol == LIVE for c in session.cells): return None
-    data = session.runs_dir.parent/"data/pack"
+    data = data_home(replace(session.profile, shipped=True, pictures=-1), session.out.parent.parent)
     for dataset in ("casia_fasd", "replay_attack"): open_pack(data, dataset)
     overrides = session.asked["overrides"] | {"shipped": "false", "pictures": "-1", "training.steps": str(steps)}
     return open_session(session.profile.name, {LIVE: ("ours",)}, "0", str(data), str(session.runs_dir),
@@ -80,15 +81,15 @@ def _pictures(found, origin):
 
 def _render_block(session, found):
     "What rendering again gave."
-    if found is None: return dict(heading="Rendered here", text="Nothing was rendered: the path tracer is not installed "
-                                  "(pip install 'fas_nb[synth]').")
+    if found is None: return dict(heading="Rendered here", text="Nothing was rendered: the path tracer is not "
+                                  "installed (pip install 'fas_nb[synth]').")
     same = int((found.differing == 0).sum())
     rows = [[r["id"], f"{r['differing']:.2%}", f"{np.abs(np.subtract(r['packed'], r['live'], dtype=int)).mean():.2f}"]
             for _, r in found.iterrows()]
     return _pictures(found, session.data.origin) | dict(
         heading="Rendered here", rows=rows, columns=["presentation", "pixels that differ", "mean difference, of 255"],
-        text=f"{len(found)} presentations of the pack were rendered again, cut and compressed in the same way: {same} of "
-             "them are the same to the last pixel. Another processor rounds some light paths otherwise.")
+        text=f"{len(found)} presentations of the pack were rendered again, cut and compressed in the same way: {same} "
+             "of them are the same to the last pixel. Another processor rounds some light paths otherwise.")
 
 def curves_of(
     live:Session,      # of `train_live`
@@ -114,7 +115,8 @@ def _train_block(session, live):
     rows = [[name, s.training.steps, f"{r['seconds']['train']:.0f} s", *(
         "–" if r["auc"][k] is None else f"{r['auc'][k]:.3f}" for k in ("dev", "test"))]
         for name, s, r in (("trained here", spec, result), ("shipped", away, other))]
-    return picture(fig, session.data.origin, "Dev AUC by step of the network trained here and of the shipped one") | dict(
+    told = "Dev AUC by step of the network trained here and of the shipped one"
+    return picture(fig, session.data.origin, told) | dict(
         heading="Trained here", rows=rows, columns=["network", "steps", "training", "AUC dev", "AUC test"],
         text=f"{LIVE}: the protocol whose training pictures travel with the package. The tables are scored with the "
              "shipped network.")

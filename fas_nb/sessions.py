@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'FLAGS', 'TEXTS', 'PLACES', 'read_parameters', 'ParameterGuard', 'place', 'check_place', 'own_kernel',
-           'run_notebook', 'Session', 'asked_methods', 'variants_of', 'asked_runs', 'split_words', 'run_name',
-           'recorded_cell', 'check_folder', 'read_overrides', 'open_session', 'open_table', 'without_places',
-           'stands_for', 'repeat', 'drawn_scores', 'drawn_session']
+           'run_notebook', 'Session', 'networks_told', 'asked_methods', 'variants_of', 'asked_runs', 'split_words',
+           'run_name', 'recorded_cell', 'check_folder', 'read_overrides', 'open_session', 'open_table',
+           'without_places', 'stands_for', 'repeat', 'drawn_scores', 'drawn_session']
 
 # %% ../nbs/47_sessions.ipynb #c103
 import hashlib, json, os, re, shlex, sys, time
@@ -24,7 +24,9 @@ from .parallel import Failure, first_alone
 from .profiles import PROFILES, Profile, data_home, get_profile, suited
 from .run_data import SPLITS, Data, prepare
 from .runs import is_made, known_failures, make_runs, read_result, results
-from .table_grid import METHOD_TABLES, TABLES, VARIANTS, Cell, check_names, made_protocols, protocol_runs
+from .shipped import how_made
+from .table_grid import (METHOD_TABLES, TABLES, VARIANTS, Cell, changed_since, check_names, made_protocols,
+                               protocol_runs)
 from .vocab import (BONA_FIDE, Fold, InputError, MCREAOptions, ModelOptions, RunSpec, ScoringOptions,
                           TrainingOptions)
 
@@ -160,6 +162,21 @@ class Session:
         "The runs of one table cell: its folds and seeds."
         return [c for c in self.cells if (c.protocol, c.variant) == (protocol, variant)]
 
+
+def networks_told(
+    session:Session,
+) -> str:            # empty where they were trained here
+    "Where the networks of a session come from, and whether training is still the same."
+    if not session.data.shipped: return ""
+    made, changed = how_made(), changed_since(list(session.cells))
+    since = "; ".join(f"{variant}: {', '.join(what)}" for variant, what in changed.items())
+    pictures = ("the pictures that travel with them" if session.profile.pictures < 0 else
+                f"pictures rendered here from seed {session.profile.pictures}")
+    return (f"Networks: trained by make {made['profile']} on {made['date']} at revision {made['revision']} in "
+            f"{made['core hours']:.1f} core-hours, shipped with the package; {pictures} were annotated and scored "
+            "here. "
+            + (f"Changed since in training: {since}; --train trains again." if changed else
+               "Nothing that training depends on has changed since; --train trains again."))
 
 def asked_methods(
     text:str,          # names separated by commas, `all`, or empty: ours

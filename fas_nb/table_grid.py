@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'TABLES', 'PAPER_TABLES', 'METHOD_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'REPORTING',
            'WITH_SENSOR', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'Cell', 'data_hashes', 'make_spec',
-           'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'made_protocols', 'table_runs']
+           'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'changed_since', 'made_protocols', 'table_runs']
 
 # %% ../nbs/44_table_grid.ipynb #c103
 import hashlib, json
@@ -16,10 +16,10 @@ from pathlib import Path
 from .closure import closure_hash
 from .manifest import file_hash
 from .methods import METHODS, get_method
-from .profiles import Profile
+from .profiles import PROFILES, Profile
 from .protocols import PROTOCOLS
 from .run_data import DATASETS, SPLITS, Data, protocol_datasets
-from .shipped import shipped
+from .shipped import how_made, shipped
 from .vocab import WMCA_SPECIES, Fold, InputError, MCREAOptions, RunSpec
 
 # %% ../nbs/44_table_grid.ipynb #c105
@@ -229,6 +229,17 @@ def protocol_runs(
              for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible
              for seed in seeds or profile.seeds]
     return [replace(c, spec=_shipped(c).taking(c.spec)) for c in cells] if data.shipped else cells
+
+def changed_since(
+    cells:list[Cell],    # of shipped networks
+) -> dict[str, tuple[str, ...]]:   # variant -> `model`, `training`, `mcrea`, `code`; only those that changed
+    "What training would do otherwise by now than when the networks were made."
+    profile = PROFILES[how_made()["profile"]]
+    found = {}
+    for c in cells:
+        now = make_spec(profile, c.spec.fold, c.variant, c.spec.seed, dict(annotations="", frames=""))
+        if changed := _shipped(c).changed(now): found[c.variant] = changed
+    return found
 
 def _shipped(cell):
     "The network of a cell that travels with the package."

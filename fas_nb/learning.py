@@ -80,7 +80,7 @@ def runs_block(session:Session) -> dict:
     origin, rows = session.data.origin, []
     for c, r in session.made({c.protocol for c in session.cells}, set(VARIANTS)):
         *_, last = [{"step": "–", "loss": None}, *read_log(session.runs_dir/c.spec.key())]
-        rows.append([c.protocol, VARIANTS[c.variant].title, c.spec.fold.name, c.spec.seed, last["step"],
+        rows.append([c.protocol, {"text": VARIANTS[c.variant].title}, c.spec.fold.name, c.spec.seed, last["step"],
                      rate_cell(last["loss"], origin, 1, 4, "no log"),
                      *(rate_cell(r["auc"][s], origin, 1, 3, f"{s} lacks a class") for s in ("dev", "test")),
                      f"{r['seconds']['train']:.0f}"])

@@ -267,7 +267,8 @@ def _same_numbers(told:Path, made:Path) -> list[str]:
     changes = lambda path: read(path).get("changes")   # not there in tables that earlier code made
     rows = lambda path: {k: v for k, v in _Tables(path.read_text(encoding="utf-8")).found.items()
                          if k not in _NO_NUMBERS}
-    if numbers(told) != numbers(made) or changes(told) not in (None, changes(made)): wrong.append(f"{told.stem}.json: its numbers are not those of its runs")
+    if numbers(told) != numbers(made) or changes(told) not in (None, changes(made)):
+        wrong.append(f"{told.stem}.json: its numbers are not those of its runs")
     if told.with_suffix(".csv").read_text() != made.with_suffix(".csv").read_text():
         wrong.append(f"{told.stem}.csv: its numbers are not those of its runs")
     differ = sorted(k for k in rows(told) | rows(made) if rows(told).get(k) != rows(made).get(k))

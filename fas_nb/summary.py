@@ -40,7 +40,9 @@ def _unseen_species(made):
     cells = _cells(made[1])
     mean, species = cells.pop("mean"), sorted((c for c in cells.values() if c["value"] is not None),
                                               key=lambda c: c["value"])
-    text = f"with one species of WMCA left out (Table 1), the mean ACER of ours is {_rate(mean)}"
+    text = "with one species of WMCA left out (Table 1), " + (
+        f"the mean ACER of ours is not made ({mean['reason']})" if mean["value"] is None else
+        f"ours has a mean ACER of {_rate(mean)}")
     named = lambda c, how: f"{c['column']}{how} {_rate(c)}"
     if len(species) > 1: text += f"; {named(species[0], ', the easiest,')}, {named(species[-1], ', the hardest,')}"
     elif species: text += f"; {named(species[0], ' alone was made,')}"
@@ -50,22 +52,25 @@ def _unseen_species(made):
         text += f"; chance ({CHANCE} %) lies {where} the interval of the mean"
     return text + _notes([mean, *species[:1], *species[1:][-1:]])
 
+def _change(c, table):
+    "What is said of a row beside ours, and its change."
+    title, of, all_of = VARIANTS[c["variant"]].title, c["protocols"], len(TABLES[table].protocols)
+    if c["value"] is None: return "undefined", f"{title} ({c['note']})"
+    said = verdict(c["interval"], c["clusters"], "worse", "better")["text"]
+    part = f", over {of} of {all_of} species" if of < all_of else ""
+    return ("no difference that this test set can show" if said == "none seen" else said,
+            "{} {:+.1f} ({:+.1f} to {:+.1f}{})".format(title, c["value"], *c["interval"], part))
+
 def _left_out_parts(made):
     "What Tables 4 and 5 show."
-    words = {"none seen": "no difference that this test set can show"}
-    def change(c, table):
-        value, (low, high) = c["value"], c["interval"]
-        if value is None: return f"{VARIANTS[c['variant']].title}: no value ({c['note']})"
-        said = verdict((low, high), c["clusters"], "worse", "better")["text"]
-        of, all_of = c["protocols"], len(TABLES[table].protocols)
-        part = f", over {of} of {all_of} species" if of < all_of else ""
-        return f"{VARIANTS[c['variant']].title} {value:+.1f} ({low:+.1f} to {high:+.1f}{part}), {words.get(said, said)}"
-    lines = []
+    found, rest = {}, []
     for table in (4, 5):
-        if table not in made: lines.append(_missing(table))
-        elif not (found := made[table].get("changes")): lines.append(f"Table {table} has no row beside ours")
-        else: lines += [change(c, table) for c in found]
-    return "mean ACER against that of ours, in points (Tables 4 and 5): " + "; ".join(lines)
+        if table not in made: rest.append(_missing(table))
+        elif not (told := made[table].get("changes")): rest.append(f"Table {table} has no row beside ours")
+        else:
+            for said, change in (_change(c, table) for c in told): found.setdefault(said, []).append(change)
+    lines = [f"{said}: {', '.join(rows)}" for said, rows in found.items()]
+    return "mean ACER against that of ours, in points (Tables 4 and 5): " + "; ".join(lines + rest)
 
 BENCHMARKS = {"casia_fasd_to_replay_attack": "from CASIA-FASD to Replay-Attack",   # column -> how a sentence calls it
               "replay_attack_to_casia_fasd": "from Replay-Attack to CASIA-FASD",

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEARNT', 'SEGMENTERS', 'LANDMARKS', 'DEPTHS', 'detail_block', 'not_learnt', 'protocol_file', 'notice', 'made_by',
-           'unread', 'code_block', 'page', 'write_page', 'picture', 'table_figure', 'build_table', 'detail_frame',
-           'cell_text', 'table_frames']
+           'unread', 'code_block', 'page', 'write_page', 'picture', 'table_figure', 'build_table', 'made_tables',
+           'detail_frame', 'cell_text', 'table_frames']
 
 # %% ../nbs/49_pages.ipynb #c103
 import base64, io, json, math, re, time
@@ -22,8 +22,9 @@ from .manifest import (PACKAGE, file_hash, git_revision, machine, place_of, shar
 from .run_data import SPLITS
 from .runs import failure_log
 from .sessions import Session, place, repeat, run_name, stands_for, variants_of, without_places
+from .show import show_intervals
 from .table_grid import TABLES, VARIANTS, code_hash, made_protocols
-from .table_rows import (BANNERS, MARKS, change_block, columns_of, deviation_block, differs_from_paper,
+from .table_rows import (BANNERS, MARKS, change_block, changes, columns_of, deviation_block, differs_from_paper,
                                empty_block, interval_cell, our_row, published, rate_cell, remarks, spread_block,
                                table_blocks)
 
@@ -233,37 +234,37 @@ def picture(
 
 # %% ../nbs/49_pages.ipynb #c110
 def table_figure(session:Session, table:int) -> plt.Figure:
-    "Our values of a table as dots with their intervals."
-    spec, columns = TABLES[table], [c for c, (kind, _) in columns_of(table).items() if kind == "value"]
+    "Our values of a table as dots with their intervals; where it has a mean, that too."
+    spec, columns = TABLES[table], [c for c, (kind, _) in columns_of(table).items() if kind in ("value", "mean")]
+    rows = {v: our_row(session, table, v) for v in variants_of(table, session.asked.get("methods", ""))}
     fig, ax = plt.subplots(figsize=(8, 3), layout="constrained")
-    variants = variants_of(table, session.asked.get("methods", ""))
-    for i, v in enumerate(variants):
-        row = our_row(session, table, v)
-        at = np.arange(len(columns)) + .08*(i - (len(variants) - 1)/2)
-        values = np.array([row[c].value for c in columns])
-        limits = np.array([row[c].interval or (math.nan, math.nan) for c in columns])
-        ax.errorbar(at, values, np.clip(np.abs(limits - values[:, None]).T, 0, None), fmt="o", ms=5, lw=1, alpha=.8,
-                    label=VARIANTS[v].title)
-    ax.set_xticks(range(len(columns)), [c.replace("_", " ") for c in columns], fontsize=8)
-    ax.set_ylabel(f"{spec.metric}, %", fontsize=8); ax.tick_params(labelsize=8); ax.set_ylim(0)
-    if len(variants) > 1: fig.legend(fontsize=7, frameon=False, ncols=3, loc="outside lower center")
+    show_intervals([(c.replace("_", " "), VARIANTS[v].title, row[c].value, row[c].interval)
+                    for v, row in rows.items() for c in columns], ax)
+    ax.set_ylabel(f"{spec.metric}, %", fontsize=8); ax.set_ylim(0)
+    if legend := ax.get_legend():
+        fig.legend(*ax.get_legend_handles_labels(), fontsize=7, frameon=False, ncols=3, loc="outside lower center")
+        legend.remove()
     ax.set_title("fas_nb on rendered data (syn), 95 % intervals" if session.data.origin == "rendered"
                  else "fas_nb, 95 % intervals", fontsize=8)
     return fig
 
-def _blocks(table, session, rows, command):
-    "What stands on the page of a table, in this order."
-    spec, origin, variants = TABLES[table], session.data.origin, tuple(rows)
+def _dots(table, session, rows):
+    "The figure of a table as a block, told in words as well."
     shown = lambda c, e: f"{c} empty" if math.isnan(e.value) else f"{c} {e.value:.1f}"
     told = "; ".join(f"{VARIANTS[v].title}: " + ", ".join(shown(c, e) for c, e in row.items())
                      for v, row in rows.items())
-    alt = f"Table {table} as dots with intervals, {spec.metric} in per cent. {told}"
+    return picture(table_figure(session, table), session.data.origin,
+                   f"Table {table} as dots with intervals, {TABLES[table].metric} in per cent. {told}")
+
+def _blocks(table, session, rows, command, dots):
+    "What stands on the page of a table, in this order."
+    spec, variants = TABLES[table], tuple(rows)
     def link(protocol):
         file = f"{protocol_file(protocol)}.html"
         return {"value": protocol, "href": file} if (session.out/file).exists() else protocol
-    return [*table_blocks(session, table), picture(table_figure(session, table), origin, alt),
-            *deviation_block(session, spec.protocols), spread_block(session, table), *change_block(session, table),
-            *empty_block(session, table), detail_block(session, spec.protocols, variants),
+    return [*table_blocks(session, table), dots, *deviation_block(session, spec.protocols),
+            spread_block(session, table), *change_block(session, table), *empty_block(session, table),
+            detail_block(session, spec.protocols, variants),
             dict(heading="Protocols", columns=["page"],
                  rows=[[link(p)] for p in made_protocols(table, session.profile)]),
             *unread(session), made_by(session, command, f"table{table}"), *code_block(f"table{table}")]
@@ -279,7 +280,14 @@ def _as_csv(table, rows, origin):
 def _clean(x):
     "JSON has no nan."
     if isinstance(x, dict): return {k: _clean(y) for k, y in x.items()}
+    if isinstance(x, tuple): return [_clean(y) for y in x]
     return None if isinstance(x, float) and math.isnan(x) else x
+
+def _changes(session, table):
+    "How much higher the error of each variant is than that of ours, in points."
+    points = lambda d: dict(value=100*d.value, interval=tuple(100*np.array(d.interval)))
+    return [_clean(dict(variant=v, protocols=n, **d._asdict()) | points(d))
+            for v, (n, d) in changes(session, table).items()]
 
 def _as_json(table, session, rows, command):
     "All that a table says, and what it was made from."
@@ -293,7 +301,7 @@ def _as_json(table, session, rows, command):
         profile=session.profile.name, comparable_with_paper=bool(origin == "real" and spec.published and not differs),
         deviations=differs, command=command, asked=without_places(session), code=code_hash(),
         notebook=file_hash(shared_folder("reports")/f"table{table}.ipynb"), cells=cells,
-        runs={c.spec.key(): run_name(c) for c in session.cells},
+        changes=_changes(session, table), runs={c.spec.key(): run_name(c) for c in session.cells},
         paper=dict(data_origin="real", rows={m: paper.loc[m].to_dict() for m in paper.index})), indent=1)
 
 def build_table(
@@ -305,13 +313,20 @@ def build_table(
     path, command = session.out/f"{name}.html", repeat(session, f"fas_reproduce --tables {table}")
     variants = variants_of(table, session.asked.get("methods", ""))
     rows = {v: our_row(session, table, v) for v in variants}
-    write_page(path, f"Table {table}: {spec.title}", session.data.origin, _blocks(table, session, rows, command),
+    dots = _dots(table, session, rows)
+    write_page(path, f"Table {table}: {spec.title}", session.data.origin, _blocks(table, session, rows, command, dots),
                warnings=not_learnt(session, spec.protocols, variants),
-               links=[("all tables", "index.html"), ("CSV", f"{name}.csv"), ("JSON", f"{name}.json"),
+               links=[("all tables", "index.html"), ("learning", "learning.html"), ("CSV", f"{name}.csv"),
+                      ("JSON", f"{name}.json"), ("picture", f"{name}.png"),
                       ("executed notebook", f"notebooks/{name}.ipynb")])
+    write_atomically(path.with_suffix(".png"), base64.b64decode(dots["image"]))
     write_atomically(path.with_suffix(".csv"), _as_csv(table, rows, session.data.origin))
     write_atomically(path.with_suffix(".json"), _as_json(table, session, rows, command))
     return path
+
+def made_tables(out:Path) -> dict[int, dict]:   # number -> what its JSON says
+    "The tables that lie in a folder of reports, made now or before."
+    return {t: json.loads(path.read_text()) for t in TABLES for path in [out/f"table{t}.json"] if path.exists()}
 
 # %% ../nbs/49_pages.ipynb #c112
 def detail_frame(session:Session) -> pd.DataFrame:

@@ -8,19 +8,20 @@ __all__ = ['NO_FACES', 'oracle', 'sheet', 'contact_sheet', 'annotation_sheet', '
            'build_protocol']
 
 # %% ../nbs/56_protocol_page.ipynb #c003
-import base64, io, json, math
+import base64, io, math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from .learning import curves
 from .metrics import bootstrap, by_presentation, clusters, definitions, threshold_rule
 from .pages import (code_block, detail_block, made_by, not_learnt, picture, protocol_file, unread, write_page)
 from .run_data import SPLITS, Data, load_frames
 from .runs import is_made, read_examples, read_result, read_scores
 from .sessions import Session, repeat
-from .show import maps_picture, region_picture, show_det, show_scores
+from .show import maps_picture, region_picture, show_det, show_intervals, show_scores
 from .slices import (edge_errors, face_light, hits_and_misses, inside_face, mean_difference, slice_rates,
                            slices_apart, thirds)
 from .table_grid import VARIANTS, Cell
@@ -288,38 +289,32 @@ def score_figure(session:Session, cells:list[Cell]) -> plt.Figure:
 
 def evidence_figure(session:Session, cells:list[Cell], every:list[Cell]) -> plt.Figure:
     "Training curves of all variants, DET curves and rates of each species of the runs of one."
+    import seaborn as sns
     several = len({c.variant for c in every}) > 1
     fig, axs = plt.subplots(1, 3, figsize=(9, 3.3 if several else 2.6), layout="constrained")
-    for c in every:
-        log = [json.loads(line) for line in (session.runs_dir/c.spec.key()/"log.jsonl").read_text().splitlines()]
-        axs[0].plot([r["step"] for r in log], [r["loss"] for r in log], lw=1, label=VARIANTS[c.variant].title
-                    if c.spec.fold.name == every[0].spec.fold.name and c.spec.seed == every[0].spec.seed else None)
-    axs[0].set_title("training loss"); axs[0].set_xlabel("step", fontsize=8)
+    sns.lineplot(curves(every, session.runs_dir, "loss"), x="step", y="loss", hue="variant", units="run",
+                 estimator=None, lw=1, legend=several, ax=axs[0])
+    axs[0].set_title("training loss"); axs[0].set_xlabel("step", fontsize=8); axs[0].set_ylabel("")
     axs[0].set_ylim(0)
-    if several:
-        fig.legend(fontsize=7, frameon=False, ncols=3, loc="outside lower center", title="training loss",
-                   title_fontsize=7)
+    if legend := axs[0].get_legend():
+        fig.legend(*axs[0].get_legend_handles_labels(), fontsize=7, frameon=False, ncols=3, loc="outside lower center",
+                   title="training loss", title_fontsize=7)
+        legend.remove()
     for c in cells:
         scores = read_scores(c.spec, session.runs_dir).query("split == 'test' and acquired")
         show_det(scores.score.to_numpy(), scores.species.to_numpy(str), axs[1])
     axs[1].set_title("DET, test frames" + (f", {len(cells)} runs" if len(cells) > 1 else ""))
-    bars = {}
+    rates = []
     for c in cells:
         f = read_result(c.spec, session.runs_dir)["frame"]
-        for s, v in f["APCER of"].items():
-            bars.setdefault(s, []).append((v["value"], *(v["interval"] or (math.nan,)*2)))
-        bars.setdefault(BONA_FIDE, []).append((f["BPCER"] if f["BPCER"] is not None else math.nan,
-                                               *(f["interval"].get("BPCER") or (math.nan,)*2)))
-    names = sorted(bars, key=lambda s: (s != BONA_FIDE, s))
-    for y, s in enumerate(names):
-        for k, (value, low, high) in enumerate(bars[s]):
-            at = y + .7*((k + .5)/len(bars[s]) - .5)
-            axs[2].barh(at, value, .7/len(bars[s]), color="tab:green" if s == BONA_FIDE else "tab:red", alpha=.8)
-            axs[2].plot([low, high], [at, at], "k-", lw=1)
-    axs[2].set_yticks(range(len(names)), names)
-    axs[2].set_xlim(0, 1)
-    axs[2].invert_yaxis()
-    axs[2].set_title("error of each class, 95 %")
+        own = {BONA_FIDE: (f["BPCER"], f["interval"].get("BPCER"))}
+        own |= {s: (v["value"], v["interval"]) for s, v in f["APCER of"].items()}
+        rates += [(s, f"{c.spec.fold.name} {c.spec.seed}", math.nan if value is None else value, interval or ())
+                  for s, (value, interval) in own.items()]
+    show_intervals(sorted(rates, key=lambda r: (r[0] != BONA_FIDE, r[0])), axs[2], "y", .12,
+                   "error of each class, 95 %")
+    if legend := axs[2].get_legend(): legend.remove()
+    axs[2].set_xlim(-.02, 1.02)
     for ax in axs: ax.tick_params(labelsize=7); ax.title.set_fontsize(8)
     return fig
 
@@ -387,4 +382,5 @@ def build_protocol(
               made_by(session, command, "protocol"), *code_block("protocol")]
     return write_page(session.out/f"{name}.html", f"Protocol {protocol}", session.data.origin, blocks,
                       warnings=not_learnt(session, (protocol,), variants),
-                      links=[("all tables", "index.html"), ("executed notebook", f"notebooks/{name}.ipynb")])
+                      links=[("all tables", "index.html"), ("learning", "learning.html"),
+                             ("executed notebook", f"notebooks/{name}.ipynb")])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['show_image', 'show_images', 'show_landmarks', 'show_prompt', 'region_picture', 'show_regions', 'show_depth',
-           'maps_picture', 'show_maps', 'show_scores', 'show_det']
+           'maps_picture', 'show_maps', 'show_scores', 'show_det', 'show_intervals']
 
 # %% ../nbs/01_show.ipynb #c003
 import matplotlib.pyplot as plt
@@ -141,22 +141,24 @@ def show_scores(
     title:str="",           # written above
 ) -> plt.Axes:
     "Histogram of the scores, bona fide above and each PAI species below the axis."
+    import pandas as pd, seaborn as sns
     ax = ax if ax is not None else plt.subplots(figsize=(5, 2.4))[1]
-    scores, species = np.asarray(scores, float), np.asarray(species)
-    bins = np.linspace(*np.nanpercentile(scores, (0, 100)) + np.array([-1e-6, 1e-6]), 31)
-    ax.hist(scores[species == BONA_FIDE], bins, color="tab:green", alpha=.8, label=BONA_FIDE)
-    attacks = sorted(set(species.tolist()) - {BONA_FIDE})
-    if attacks:
-        heights = [-np.histogram(scores[species == s], bins)[0] for s in attacks]
-        colors = plt.cm.tab10([3, 1, 4, 5, 6, 0, 8, 9, 7])   # all but green, which is bona fide
-        for i, (s, h) in enumerate(zip(attacks, heights)):
-            ax.bar(bins[:-1], h, np.diff(bins), sum(heights[:i], np.zeros(30)), align="edge",
-                   color=colors[i % len(colors)], label=s)
+    bona = np.asarray(species) == BONA_FIDE
+    bins = list(np.linspace(*np.nanpercentile(np.asarray(scores, float), (0, 100)) + np.array([-1e-6, 1e-6]), 31))
+    table = pd.DataFrame(dict(score=scores, species=species, count=np.where(bona, 1, -1))).dropna()
+    others = plt.cm.tab10([3, 1, 4, 5, 6, 0, 8, 9, 7])   # all but green, which is bona fide
+    legend = []
+    for side, colors in ((table[table["count"] > 0], ["tab:green"]), (table[table["count"] < 0], others)):
+        if side.empty: continue
+        palette = {s: colors[i % len(colors)] for i, s in enumerate(sorted(set(side.species)))}
+        sns.histplot(side, x="score", weights="count", hue="species", hue_order=list(palette), palette=palette,
+                     multiple="stack", bins=bins, alpha=.8, linewidth=.3, ax=ax)
+        legend += zip(ax.get_legend().legend_handles, palette)
     ax.yaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
     ax.yaxis.set_major_formatter(lambda y, _: f"{abs(y):g}")   # counts, on both sides
-    ax.set_ylabel("bona fide above,\nattacks below" if attacks else "count", fontsize=7)
+    ax.set_ylabel("bona fide above,\nattacks below" if (~bona).any() else "count", fontsize=7)
     if threshold is not None: ax.axvline(threshold, color="black", lw=1, ls="--")
-    ax.set_xlabel("score  (F_attack - F_real)", fontsize=8); ax.legend(fontsize=6, frameon=False)
+    ax.set_xlabel("score  (F_attack - F_real)", fontsize=8); ax.legend(*zip(*legend), fontsize=6, frameon=False)
     ax.tick_params(labelsize=7)
     if title: ax.set_title(title, fontsize=8)
     return ax
@@ -189,5 +191,30 @@ def show_det(
     ax.set_xlabel("BPCER" if roc else "APCER, %", fontsize=8)
     ax.set_ylabel("1 - APCER" if roc else "BPCER, %", fontsize=8)
     ax.tick_params(labelsize=7)
+    if title: ax.set_title(title, fontsize=8)
+    return ax
+
+# %% ../nbs/01_show.ipynb #c026
+def show_intervals(
+    values:list[tuple[str, str, float, tuple]],   # place, group, value (nan: none), its interval (empty: none)
+    ax:plt.Axes=None,     # drawn into; a new figure where `None`
+    along:str="x",        # axis that places lie along, `x` or `y`
+    spread:float=.08,     # from group to group, in places
+    title:str="",         # written above
+) -> plt.Axes:
+    "Values as dots on their intervals, the groups of a place beside each other."
+    import pandas as pd, seaborn as sns
+    ax = ax if ax is not None else plt.subplots(figsize=(5, 2.4))[1]
+    # the value first, then the ends of its interval: what seaborn is told to take for estimate and error
+    table = pd.DataFrame([(at, group, x) for at, group, value, interval in values for x in (value, *interval)],
+                         columns=["at", "group", "value"])
+    groups = table.group.nunique()
+    sns.pointplot(table, **({"x": "at", "y": "value"} if along == "x" else {"y": "at", "x": "value"}), hue="group",
+                  order=list(dict.fromkeys(table["at"])), estimator=lambda v: v.iloc[0],
+                  errorbar=lambda v: (v.min(), v.max()), dodge=spread*(groups - 1) or False, linestyle="none",
+                  markersize=5, alpha=.8, err_kws=dict(linewidth=1), legend=groups > 1, ax=ax)
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(labelsize=8)
+    if groups > 1: ax.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
     if title: ax.set_title(title, fontsize=8)
     return ax

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BANNERS', 'MARKS', 'HEADINGS', 'Entry', 'entry', 'published', 'columns_of', 'our_row', 'rate_cell', 'interval_cell',
            'verdict', 'differs_from_paper', 'deviation_block', 'remarks', 'row_name', 'table_blocks', 'spread_block',
-           'change_block', 'empty_block']
+           'changes', 'change_block', 'empty_block']
 
 # %% ../nbs/48_table_rows.ipynb #c103
 import json, math
@@ -316,19 +316,26 @@ def spread_block(session:Session, table:int) -> dict:
                      "of them, an exact interval on presentations, too narrow by an "
                      "unknown amount. ± over seeds: what training again changes; empty with one seed.")
 
-def change_block(session:Session, table:int) -> list[dict]:
+def changes(
+    session:Session, table:int,
+) -> dict[str, tuple[int, Difference]]:   # variant -> protocols that both were made in, its error minus that of ours
     "How each variant differs from ours on the same draws."
-    spec, origin = TABLES[table], session.data.origin
-    rows = []
+    spec, found = TABLES[table], {}
     for v in variants_of(table, session.asked.get("methods", "")):
         both = [p for p in spec.protocols
                 if all(session.cells_of(p, w) and all(is_made(c.spec, session.runs_dir) for c in session.cells_of(p, w))
                        for w in (v, "ours"))]
         if v == "ours" or not both: continue
-        d = _change(*(tuple(_folders(session, p, w) for p in both) for w in (v, "ours")), spec.unit, spec.metric)
-        rows.append([VARIANTS[v].title, len(both), {"value": f"{100*d.value:+.1f}", "mark": MARKS[origin]},
-                     interval_cell(d.interval, origin, d.note),
-                     verdict(d.interval, d.clusters, "higher error", "lower error")])
+        folders = [tuple(_folders(session, p, w) for p in both) for w in (v, "ours")]
+        found[v] = len(both), _change(*folders, spec.unit, spec.metric)
+    return found
+
+def change_block(session:Session, table:int) -> list[dict]:
+    "How each variant differs from ours, as a table."
+    spec, origin = TABLES[table], session.data.origin
+    rows = [[VARIANTS[v].title, n, {"value": f"{100*d.value:+.1f}", "mark": MARKS[origin]},
+             interval_cell(d.interval, origin, d.note), verdict(d.interval, d.clusters, "higher error", "lower error")]
+            for v, (n, d) in changes(session, table).items()]
     return [dict(heading="Change against ours",
                  columns=["variant", "protocols", f"mean {spec.metric}, points", "95 %", "beyond chance"], rows=rows,
                  note="Both are computed on the same draws of people and instruments, so what the test sets have in "

@@ -802,7 +802,7 @@ def live_curves(
     names:tuple=("loss",),  # entries of the log, e.g. `("loss", "auc")`
 ) -> Callable:              # for `train(watch=…)`
     "Curves of the log that are redrawn in place while training goes (in a notebook)."
-    import matplotlib.pyplot as plt
+    import matplotlib.pyplot as plt, seaborn as sns
     from IPython.display import display
     fig, axs = plt.subplots(1, len(names), figsize=(4.2*len(names), 1.9), squeeze=False, layout="constrained")
     plt.close(fig)
@@ -810,7 +810,7 @@ def live_curves(
     def watch(log):
         for ax, name in zip(axs[0], names):
             ax.clear()
-            ax.plot([row["step"] for row in log], [row[name] for row in log], ".-")
+            sns.lineplot(x=[row["step"] for row in log], y=[row[name] for row in log], marker="o", errorbar=None, ax=ax)
             ax.set_xlabel("step"); ax.set_title(name, fontsize=9); ax.set_ylim(0)
         if handle: handle.update(fig)
     watch.figure = fig

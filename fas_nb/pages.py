@@ -21,7 +21,8 @@ from .manifest import (PACKAGE, file_hash, git_revision, machine, place_of, shar
                              write_atomically)
 from .run_data import SPLITS
 from .runs import failure_log
-from .sessions import Session, place, repeat, run_name, stands_for, variants_of, without_places
+from .sessions import (Session, networks_told, place, repeat, run_name, stands_for, variants_of,
+                             without_places)
 from .show import show_intervals
 from .table_grid import TABLES, VARIANTS, code_hash, made_protocols
 from .table_rows import (BANNERS, MARKS, change_block, changes, columns_of, deviation_block, differs_from_paper,
@@ -115,12 +116,13 @@ def made_by(
 ) -> dict:
     "The block that says how a page was made."
     first = session.cells[0].spec if session.cells else None
-    short = ("command", "data", "masks", "landmarks", "depth", "seeds", "wall time of this page",
+    short = ("command", "data", *["networks"]*session.data.shipped, "masks", "landmarks", "depth", "seeds", "wall time of this page",
              "training time behind it", "made")
     told = dict([
         ("command", f"{command}   {stands_for(command)}".rstrip()),
         ("data", session.data.origin
          + (", without listed presentations that are not on disk (--partial)" if session.data.partial else "")),
+        *([("networks", networks_told(session))] if session.data.shipped else []),
         ("masks", SEGMENTERS.get(session.profile.segmenter, session.profile.segmenter)),
         ("landmarks", LANDMARKS.get(session.profile.landmarks, session.profile.landmarks)),
         ("depth", DEPTHS.get(session.profile.depth, session.profile.depth)),
@@ -315,7 +317,7 @@ def build_table(
     rows = {v: our_row(session, table, v) for v in variants}
     dots = _dots(table, session, rows)
     write_page(path, f"Table {table}: {spec.title}", session.data.origin, _blocks(table, session, rows, command, dots),
-               warnings=not_learnt(session, spec.protocols, variants),
+               lead=networks_told(session), warnings=not_learnt(session, spec.protocols, variants),
                links=[("all tables", "index.html"), ("learning", "learning.html"), ("CSV", f"{name}.csv"),
                       ("JSON", f"{name}.json"), ("picture", f"{name}.png"),
                       ("executed notebook", f"notebooks/{name}.ipynb")])

@@ -16,6 +16,7 @@ import numpy as np
 from .costs import SUSTAINED, core_pace, memory_block, method_block, time_block, time_rows
 from .datasets import CAN_RENDER
 from .learning import build_learning
+from .live import build_live
 from .manifest import (CRATE, file_hash, git_revision, machine, place_of, project_root, read_crate, shared_folder,
                              verify_crate, versions, write_crate)
 from .pages import (build_table, code_block, detail_block, detail_frame, made_by, made_tables, not_learnt, notice,
@@ -24,8 +25,8 @@ from .profiles import PROFILES, data_home, get_profile
 from .protocols import protocol_counts
 from .run_data import SPLITS, Data, frame_bytes, prepare
 from .runs import is_made, read_result, read_scores, read_spec, results
-from .sessions import (ParameterGuard, Session, asked_methods, asked_runs, check_folder, open_session,
-                             open_table, read_parameters, recorded_cell, repeat, run_name, run_notebook,
+from .sessions import (ParameterGuard, Session, asked_methods, asked_runs, check_folder, networks_told,
+                             open_session, open_table, read_parameters, recorded_cell, repeat, run_name, run_notebook,
                              split_words, variants_of)
 from .summary import found, statement, table_pictures
 from .table_grid import METHOD_TABLES, TABLES, VARIANTS, code_hash, made_protocols, protocol_runs
@@ -86,6 +87,9 @@ def reproduce(
     for step, jobs in _page_jobs(session, tables, protocols, methods).items():
         say(f"{step}: {len(jobs)}")
         failed += _write_pages(jobs, session.out/"notebooks", workers, progress, step[4:])
+    if session.data.shipped:
+        say("rendered and trained live, beside what travels with the package")
+        build_live(session, workers, progress)
     return build_folder(tables, session, failed), failed
 
 def build_folder(
@@ -117,6 +121,24 @@ def all_made(session:Session) -> Session:
              if key not in known and (session.runs_dir/key/"spec.json").exists()]
     return replace(session, cells=(*session.cells, *cells))
 
+def _rows(tables, session, there):
+    "A row for each table of a folder, and which variants each protocol has."
+    rows, variants, made = [], {}, made_tables(session.out)
+    for t in sorted({*tables, *made}):
+        told = made.get(t, {"cells": [], "runs": {}})
+        ours = [c for c in told["cells"] if c["variant"] == TABLES[t].variants[-1]]
+        e = next((c for c in ours if c["column"] == "mean"),
+                 ours[0] if ours else {"value": None, "reason": "not made", "interval": (), "note": ""})
+        origin = told.get("data_origin", session.data.origin)
+        rows.append([there(f"table{t}", f"Table {t}"), rate_cell(e["value"], origin, 1, why=e["reason"]),
+                     interval_cell(e["interval"], origin, e["note"], 1), TABLES[t].metric,
+                     {"text": TABLES[t].title}, len(told["runs"]),
+                     {"value": origin, "small": "" if told.get("code") == code_hash() else "made with earlier code"
+                      if told["runs"] else ""},
+                     {"text": told.get("command") or repeat(session, f"fas_reproduce --tables {t}")}])
+        for p, v, *_ in map(str.split, told["runs"].values()): variants.setdefault(p, []).append(v)
+    return rows, variants
+
 def build_index(
     tables:tuple[int, ...], session:Session,
     failed:list[str]=(),   # lines that say what failed
@@ -128,21 +150,8 @@ def build_index(
         if not (out/f"{name}.html").exists(): return {"empty": "not made", "value": text}
         return {"value": text, "href": f"{name}.html",
                 "small": "page of an earlier run: making it again failed" if name in old else ""}
-    rows, variants = [], {}
-    for t in sorted({*tables, *made}):
-        told = made.get(t, {"cells": [], "runs": {}})
-        ours = [c for c in told["cells"] if c["variant"] == TABLES[t].variants[-1]]
-        e = next((c for c in ours if c["column"] == "mean"),
-                 ours[0] if ours else {"value": None, "reason": "not made", "interval": (), "note": ""})
-        origin_t = told.get("data_origin", origin)
-        rows.append([there(f"table{t}", f"Table {t}"), rate_cell(e["value"], origin_t, 1, why=e["reason"]),
-                     interval_cell(e["interval"], origin_t, e["note"], 1), TABLES[t].metric,
-                     {"text": TABLES[t].title}, len(told["runs"]),
-                     {"value": origin_t, "small": "" if told.get("code") == code_hash() else "made with earlier code"
-                      if told["runs"] else ""},
-                     {"text": told.get("command") or repeat(session, f"fas_reproduce --tables {t}")}])
-        for p, v, *_ in map(str.split, told["runs"].values()): variants.setdefault(p, []).append(v)
-    blocks = [dict(heading="What was found", points=found(made, origin),
+    rows, variants = _rows(tables, session, there)
+    blocks = [dict(heading="What was found", points=[*found(made, origin), *filter(None, [networks_told(session)])],
                    note="Intervals of 95 %: other people and instruments in the test set; the trained networks stay as "
                         "they are. How far training again moves a number stands on the page of its table."),
               dict(heading="Tables", rows=rows, pictures=table_pictures(out, made),
@@ -154,12 +163,13 @@ def build_index(
               *([dict(heading="Failed", columns=["what"], rows=[[{"text": f}] for f in failed])] if failed else []),
               *statement(whole, failed), *unread(session),
               made_by(session, repeat(session, f"fas_reproduce --tables {','.join(map(str, tables))}"))]
+    links = [("learning", "learning.html"), ("with the real data, in five steps", "real-data.html"),
+             ("manifest (RO-Crate)", "ro-crate-metadata.json")]
     return write_page(out/"index.html", f"fas_nb, profile {session.profile.name}", origin, blocks,
                       lead="Fine-Grained Annotation for Face Anti-Spoofing, reproduced: one page for each table of the "
                       "paper and for each protocol.",
                       warnings=not_learnt(whole, {c.protocol for c in whole.cells}, set(VARIANTS)),
-                      links=[("learning", "learning.html"), ("with the real data, in five steps", "real-data.html"),
-                             ("manifest (RO-Crate)", "ro-crate-metadata.json")])
+                      links=[*[("rendered and trained live", "live.html")]*(out/"live.html").exists(), *links])
 
 # %% ../nbs/51_reports.ipynb #c107
 def disk_block(session:Session) -> dict:

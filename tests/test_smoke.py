@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import skimage.data
+from PIL import Image
 from conftest import BIN, ROOT, call
 
 def out(smoke): return smoke/"reports/smoke"
@@ -179,3 +181,31 @@ def test_firewall_training_uses_the_automatic_annotation(smoke, tmp_path):
     ours, theirs = AnnotationStore(tmp_path/"annotations").labels(frames), AnnotationStore(
         folder/"annotations").labels(frames)
     assert np.array_equal(ours.regions, theirs.regions) and np.array_equal(ours.depth, theirs.depth)
+
+def test_shipped_networks_are_scored_and_say_so(smoke, tmp_path):
+    "Networks and faces that travel take the place of training; a table, the index and a page of live work say so."
+    from fas_nb.ablations import ship_runs
+    from fas_nb.sessions import asked_runs, open_session
+    from fas_nb.profiles import get_profile
+    shipped, there = tmp_path/"shipped", tmp_path/"there"
+    own = open_session("smoke", asked_runs((2,), get_profile("smoke")), root=str(smoke), make=False)
+    told = ship_runs(own, shipped)
+    assert told["networks"] == 1 and {p.name for p in shipped.iterdir()} >= {"manifest.json", "faces.zip",
+                                                                             "detector.safetensors"}
+    how = dict(cwd=tmp_path, env=os.environ | {"FAS_NB_SHIPPED": str(shipped)})
+    command = ("fas_reproduce", "--tables", "2", "--profile", "smoke", "--set", "shipped=true", "--root", there,
+               "--quiet")
+    done = call(*command, **how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {p.name: p.read_text() for p in (there/"reports/smoke").glob("*.html")}
+    said = "shipped with the package; the pictures that travel with them were annotated and scored here"
+    assert said in pages["table2.html"] and said in pages["index.html"] and "trained here" in pages["live.html"]
+    assert not any(str(p) in text for p in (there, shipped) for text in pages.values())
+    made = {p.parent.name for p in (there/"runs").glob("*/result.json")}
+    assert call(*command, **how).returncode == 0                                 # a second time finds everything
+    assert {p.parent.name for p in (there/"runs").glob("*/result.json")} == made
+    refused = call(*command[:2], "1", *command[3:], **how)                       # nothing is shipped for Table 1
+    assert refused.returncode == 2 and "--train" in refused.stderr, refused.stderr
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path/"photo.png")
+    verdict = call("fas_predict", "photo.png", **how)                            # the detector that travels
+    assert verdict.returncode == 0 and "trained on rendered faces" in verdict.stderr, verdict.stderr

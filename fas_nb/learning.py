@@ -70,10 +70,10 @@ def learning_block(
     if table.empty: return block | dict(note="No log of these runs tells the AUC on dev.")
     last = table.loc[table.groupby("run").step.idxmax()].groupby(["dataset", "variant"])["dev AUC"].mean()
     told = "; ".join(f"{dataset}, {variant} {x:.2f}" for (dataset, variant), x in last.items())
-    return block | picture(learning_figure(table), origin, f"Curves of dev AUC over steps; at the end, mean of the runs: {told}"
-                           ) | dict(note="Line: mean of the runs; band: from the lowest to the highest of them, over "
-                                    "folds or protocols and seeds. Dotted: ours on the same data. Thin lines: chance, "
-                                    f"and {LEARNT}, below which a page warns.")
+    alt = f"Curves of dev AUC over steps; at the end, mean of the runs: {told}"
+    note = ("Line: mean of the runs; band: from the lowest to the highest of them, over folds or protocols and seeds. "
+            f"Dotted: ours on the same data. Thin lines: chance, and {LEARNT}, below which a page warns.")
+    return block | picture(learning_figure(table), origin, alt) | dict(note=note)
 
 def runs_block(session:Session) -> dict:
     "Every run: how long it learnt, and where it ended."

@@ -27,7 +27,7 @@ from .runs import is_made, read_result, read_scores, read_spec, results
 from .sessions import (ParameterGuard, Session, asked_methods, asked_runs, check_folder, open_session,
                              open_table, read_parameters, recorded_cell, repeat, run_name, run_notebook,
                              split_words, variants_of)
-from .summary import found, statement, table_pictures
+from .summary import found_block, statement, table_pictures
 from .table_grid import METHOD_TABLES, TABLES, VARIANTS, code_hash, made_protocols, protocol_runs
 from .table_rows import (BANNERS, MARKS, Entry, columns_of, deviation_block, empty_block, entry, interval_cell,
                                our_row, published, rate_cell, remarks, spread_block, table_blocks, verdict)
@@ -142,9 +142,7 @@ def build_index(
                       if told["runs"] else ""},
                      {"text": told.get("command") or repeat(session, f"fas_reproduce --tables {t}")}])
         for p, v, *_ in map(str.split, told["runs"].values()): variants.setdefault(p, []).append(v)
-    blocks = [dict(heading="What was found", points=found(made, origin),
-                   note="Intervals of 95 %: other people and instruments in the test set; the trained networks stay as "
-                        "they are. How far training again moves a number stands on the page of its table."),
+    blocks = [found_block(made, origin),
               dict(heading="Tables", rows=rows, pictures=table_pictures(out, made),
                    columns=["table", "ours, %", "95 %", "metric", "what", "runs", "data", "command"],
                    note="Ours: the mean, or the first column where there is none."),

@@ -117,6 +117,17 @@ def all_made(session:Session) -> Session:
              if key not in known and (session.runs_dir/key/"spec.json").exists()]
     return replace(session, cells=(*session.cells, *cells))
 
+def _of_table(t, told, session):
+    "What the index says of a table, after its name."
+    ours = [c for c in told["cells"] if c["variant"] == TABLES[t].variants[-1]]
+    e = next((c for c in ours if c["column"] == "mean"),
+             ours[0] if ours else {"value": None, "reason": "not made", "interval": (), "note": ""})
+    origin = told.get("data_origin", session.data.origin)
+    age = "" if not told["runs"] or told.get("code") == code_hash() else "made with earlier code"
+    return [rate_cell(e["value"], origin, 1, why=e["reason"]), interval_cell(e["interval"], origin, e["note"], 1),
+            TABLES[t].metric, {"text": TABLES[t].title}, len(told["runs"]), {"value": origin, "small": age},
+            {"text": told.get("command") or repeat(session, f"fas_reproduce --tables {t}")}]
+
 def build_index(
     tables:tuple[int, ...], session:Session,
     failed:list[str]=(),   # lines that say what failed
@@ -131,16 +142,7 @@ def build_index(
     rows, variants = [], {}
     for t in sorted({*tables, *made}):
         told = made.get(t, {"cells": [], "runs": {}})
-        ours = [c for c in told["cells"] if c["variant"] == TABLES[t].variants[-1]]
-        e = next((c for c in ours if c["column"] == "mean"),
-                 ours[0] if ours else {"value": None, "reason": "not made", "interval": (), "note": ""})
-        origin_t = told.get("data_origin", origin)
-        rows.append([there(f"table{t}", f"Table {t}"), rate_cell(e["value"], origin_t, 1, why=e["reason"]),
-                     interval_cell(e["interval"], origin_t, e["note"], 1), TABLES[t].metric,
-                     {"text": TABLES[t].title}, len(told["runs"]),
-                     {"value": origin_t, "small": "" if told.get("code") == code_hash() else "made with earlier code"
-                      if told["runs"] else ""},
-                     {"text": told.get("command") or repeat(session, f"fas_reproduce --tables {t}")}])
+        rows.append([there(f"table{t}", f"Table {t}"), *_of_table(t, told, session)])
         for p, v, *_ in map(str.split, told["runs"].values()): variants.setdefault(p, []).append(v)
     blocks = [found_block(made, origin),
               dict(heading="Tables", rows=rows, pictures=table_pictures(out, made),

@@ -98,8 +98,8 @@ def found(
 def found_block(made:dict[int, dict], origin:str) -> dict:   # as for `found`
     "The sentences as a block of a page."
     return dict(heading="What was found", points=found(made, origin),
-                note="Intervals of 95 %: other people and instruments in the test set; the trained networks stay as they "
-                     "are. How far training again moves a number stands on the page of its table.")
+                note="Intervals of 95 %: other people and instruments in the test set; the trained networks stay as "
+                     "they are. How far training again moves a number stands on the page of its table.")
 
 # %% ../nbs/50_summary.ipynb #c010
 def table_pictures(

@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .manifest import file_hash
-from .training import Procedure
+from .procedures import Procedure
 from .vocab import InputError
 
 # %% ../nbs/35_head_methods.ipynb #c005

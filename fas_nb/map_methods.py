@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .dccdn import CDCN, DCCDN, CrossCDC, MapNet, cbr, chain
-from .training import Procedure, annotation_loss
+from .procedures import Procedure, annotation_loss
 from .vocab import Region
 
 # %% ../nbs/34_map_methods.ipynb #c005

@@ -135,7 +135,7 @@ PAPER_SAYS = {   # field of a profile -> (values that the paper names, where it 
     # what it does not have
     **{f"training.{name}": ((off,), "not in the paper")
        for name, off in dict(weight_decay=0., leak=0., clip=0., ema=0., precision="float32", jitter=0.,
-                             balanced=False, patch=0, verdict=0.).items()}}
+                             balanced=False, patch=0).items()}}
 
 def deviations(
     profile:Profile,

@@ -258,7 +258,7 @@ def packed(
     """All annotated frames of a data set as arrays on disk, made once; another content has another name, and older
     ones go."""
     from filelock import FileLock
-    from fas_nb.training import pack, unpack
+    from fas_nb.batches import pack, unpack
     frames, annotations = data.frame_store(dataset), data.annotation_store(dataset)
     ids = sorted(i for i, p in data.presentations.items() if p.dataset == dataset and annotations.rows(i))
     ids = [i for i in data.readable(ids) if not frames.missing([i])]

@@ -126,7 +126,8 @@ def make_network(
     progress:bool=False,     # draw a progress bar?
 ) -> Path:                   # its folder
     "Train the network of a run, or find it trained."
-    from fas_nb.training import device_memory, memory_plan, train
+    from fas_nb.memory import device_memory, memory_plan
+    from fas_nb.training import train
     folder, begun, waited = network_folder(spec, runs_dir), time.perf_counter(), {}
     if (folder/"network.json").exists(): return folder
     if data.shipped:
@@ -342,7 +343,7 @@ def left_behind(
 def _tell_memory(specs, workers, progress):
     "One line about the largest training to come; `InputError` where it does not fit."
     if not (large := [s for s in specs if is_large(s)]): return
-    from fas_nb.training import device_memory, memory_plan, needed_memory
+    from fas_nb.memory import device_memory, memory_plan, needed_memory
     most = max(large, key=lambda s: needed_memory(s, procedure=procedure_of(s.method)))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, min(workers, len(specs)))
     _, line = memory_plan(most, device_memory(processes=here), procedure_of(most.method))

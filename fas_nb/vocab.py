@@ -326,7 +326,6 @@ class TrainingOptions:
     weight_decay:float = 0.
     alpha:float = 1.               # weight of MSE, Eq. 3
     beta:float = 1.                # weight of the contrastive depth loss, Eq. 3
-    verdict:float = 0.             # weight of `training.verdict_loss`, which the paper does not have
     crop:tuple[float, float] = (1.2, 1.4)  # side of the random crop, in face-box sides
     flip:float = .5                # probability of a horizontal flip
     jitter:float = 0.              # brightness, contrast and saturation change by up to this share; 0: not

@@ -116,8 +116,8 @@ def made_by(
 ) -> dict:
     "The block that says how a page was made."
     first = session.cells[0].spec if session.cells else None
-    short = ("command", "data", *["networks"]*session.data.shipped, "masks", "landmarks", "depth", "seeds", "wall time of this page",
-             "training time behind it", "made")
+    short = ("command", "data", *["networks"]*session.data.shipped, "masks", "landmarks", "depth", "seeds",
+             "wall time of this page", "training time behind it", "made")
     told = dict([
         ("command", f"{command}   {stands_for(command)}".rstrip()),
         ("data", session.data.origin

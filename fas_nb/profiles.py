@@ -55,10 +55,9 @@ PROFILES = {p.name: p for p in (
             TrainingOptions(size=24, epochs=56, batch=16, lr=1.6e-2, schedule="one_cycle", leak=.1),
             ScoringOptions(frames=1, size=24)),
     # over night on two cores; the shipped networks are its runs
-    Profile("reference", "reference", 160, ModelOptions(width=8),
-            TrainingOptions(size=96, patch=48, steps=2000, batch=16, lr=4e-3, schedule="one_cycle", leak=.1, jitter=.2,
-                            balanced=True),
-            ScoringOptions(frames=1, size=96)),
+    Profile("reference", "reference", 160, ModelOptions(width=8, theta=0.),
+            TrainingOptions(size=64, steps=600, batch=16, lr=6e-3, schedule="one_cycle", leak=.1, balanced=True),
+            ScoringOptions(frames=1, size=64)),
     Profile("small", "small", 192, ModelOptions(width=32),
             TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
             ScoringOptions(frames=5, size=128), seeds=(0, 1, 2)),

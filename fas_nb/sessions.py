@@ -167,8 +167,8 @@ def networks_told(
     session:Session,
 ) -> str:            # empty where they were trained here
     "Where the networks of a session come from, and whether training is still the same."
-    if not session.data.shipped: return ""
-    made, changed = how_made(), changed_since(list(session.cells))
+    if not (session.data.shipped and (made := how_made())): return ""
+    changed = changed_since(list(session.cells))
     since = "; ".join(f"{variant}: {', '.join(what)}" for variant, what in changed.items())
     pictures = ("the pictures that travel with them" if session.profile.pictures < 0 else
                 f"pictures rendered here from seed {session.profile.pictures}")

@@ -49,6 +49,7 @@ class Data:
     untrained:frozenset[str] = frozenset() # ids that no training sees, for want of a face
     weights:str = ""                       # file that the trunks of compared methods start from
     shipped:bool = False                   # are shipped networks scored, and no training data read?
+    unseen:frozenset[str] = frozenset()    # ids of which nobody here has a picture: shipped networks learnt from them
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ class Data:
 
     def readable(self, ids) -> list[str]:
         "Those of the presentations that could be read and annotated; the others count as errors of their class."
-        bad = {id for id, *_ in self.failures}
+        bad = {id for id, *_ in self.failures} | self.unseen
         return [i for i in ids if i not in bad]
 
     def frame_store(self, dataset:str):
@@ -125,6 +126,7 @@ def prepare(
         for fold in every: check_heads_apart(
             {s: [data.presentations[i] for i in getattr(fold, s)] for s in data.splits})
     used = {i for fold in every for s in data.splits for i in getattr(fold, s)}
+    unseen = {i for fold in every for i in fold.train} - used
     notes = list(data.notes)
     failures, stale = [], {}
     untrained = set()
@@ -141,7 +143,8 @@ def prepare(
         alone = without_face(todo, folder)
         if not profile.train_faceless: untrained |= {p.id for p in alone}
         notes += faceless(alone, profile.train_faceless)
-    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes), untrained=frozenset(untrained))
+    return replace(data, failures=tuple(failures), outdated=stale, notes=tuple(notes), untrained=frozenset(untrained),
+                   unseen=frozenset(unseen))
 
 def _opened(profile, protocols, data_root, runs_dir, render, common):
     "The data sets that some protocols need, the folders of their face files, and where they lie."

@@ -182,6 +182,7 @@ def test_firewall_training_uses_the_automatic_annotation(smoke, tmp_path):
         folder/"annotations").labels(frames)
     assert np.array_equal(ours.regions, theirs.regions) and np.array_equal(ours.depth, theirs.depth)
 
+@pytest.mark.long
 def test_shipped_networks_are_scored_and_say_so(smoke, tmp_path):
     "Networks and faces that travel take the place of training; a table, the index and a page of live work say so."
     from fas_nb.ablations import ship_runs

@@ -97,9 +97,9 @@ def test_best_and_last(data, whole, tmp_path):
 
 def nan_gradient(monkeypatch, steps):
     "A finite loss whose gradient is nan in some steps: the root of zero."
-    from fas_nb import training
-    original, step = training.annotation_loss, iter(range(99))
-    monkeypatch.setattr(training, "annotation_loss",
+    from fas_nb import procedures
+    original, step = procedures.annotation_loss, iter(range(99))
+    monkeypatch.setattr(procedures, "annotation_loss",
                         lambda pred, *a: original(pred, *a) + ((pred*0).sqrt().sum() if next(step) in steps else 0))
 
 @pytest.mark.parametrize("step", [2, 11], ids=["amidst", "last"])
@@ -250,10 +250,10 @@ def test_tf32_is_set_while_training(data, allowed):
 
 SPOILT = """
 import os
-from fas_nb import training
-original = training.annotation_loss
+from fas_nb import procedures
+original = procedures.annotation_loss
 def spoilt(pred, *a): return original(pred, *a) + ((pred*0).sqrt().sum() if os.environ["RANK"] == "1" else 0)
-training.annotation_loss = spoilt
+procedures.annotation_loss = spoilt
 """
 
 def test_all_processes_stop_and_the_whole_batch_is_named(data, tmp_path):

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .manifest import file_hash, place_of, whole_file
+from .manifest import file_hash, whole_file
 from .pack import LIVE, open_pack, pack_path, pictured, rendered_anew
 from .pages import made_by, picture, write_page
 from .parallel import Failure, run_parallel

@@ -228,7 +228,7 @@ def slice_block(
         try:
             table["head"] = table.presentation.map({i: seen_head(session.data.presentations[i])
                                                     for i in table.presentation.unique()})
-        except InputError as error: block["points"].append(f"ancestry: not known: {error}")
+        except InputError: block["points"].append("ancestry: not known here; the truth beside rendered data says it")
         else:
             table["ancestry"] = table["head"].map(ancestry)
             kinds.append(("ancestry", "ancestry of the rendered person", table["head"]))

@@ -6,7 +6,6 @@
 __all__ = ['EACH', 'LIVE_STEPS', 'some_ids', 'render_live', 'train_live', 'render_block', 'curves_of', 'build_live']
 
 # %% ../nbs/50_live.ipynb #c003
-import json
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -21,9 +20,10 @@ from .pack import LIVE, open_pack, pack_path, pictured, rendered_anew
 from .pages import made_by, picture, write_page
 from .parallel import Failure, run_parallel
 from .profiles import data_home
+from .run_data import protocol_datasets
 from .runs import is_made, read_result
 from .sessions import Session, open_session, repeat
-from .shipped import learning_curves, shipped
+from .shipped import learning_curves, read_log, shipped
 from .vocab import InputError
 
 # %% ../nbs/50_live.ipynb #c005
@@ -64,7 +64,7 @@ def train_live(
     "Train the protocol whose training pictures travel with the package, in fewer steps."
     if not any(c.protocol == LIVE for c in session.cells): return None
     data = data_home(replace(session.profile, shipped=True, pictures=-1), session.out.parent.parent)
-    for dataset in ("casia_fasd", "replay_attack"): open_pack(data, dataset)
+    for dataset in protocol_datasets(LIVE): open_pack(data, dataset)
     overrides = session.asked["overrides"] | {"shipped": "false", "pictures": "-1", "training.steps": str(steps)}
     return open_session(session.profile.name, {LIVE: ("ours",)}, "0", str(data), str(session.runs_dir),
                         str(session.out.parent.parent), overrides, workers, progress=progress)
@@ -99,7 +99,7 @@ def curves_of(
 ) -> pd.DataFrame:     # `step`, `dev AUC`, `network`
     "How the live network learnt, and how the shipped one did."
     spec = live.cells[0].spec
-    here = pd.DataFrame([json.loads(line) for line in (live.runs_dir/spec.key()/"log.jsonl").read_text().splitlines()])
+    here = pd.DataFrame(read_log(live.runs_dir/spec.key()))
     away, log = shipped()[LIVE, "ours", spec.fold.name, 0], learning_curves()
     parts = {"trained here": here, "shipped": log[log.key == away.key[:12]]}
     return pd.concat([part[["step", "dev AUC"]].assign(network=name) for name, part in parts.items()])

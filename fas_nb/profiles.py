@@ -56,7 +56,7 @@ PROFILES = {p.name: p for p in (
             ScoringOptions(frames=1, size=24)),
     # over night on two cores; the shipped networks are its runs
     Profile("reference", "reference", 160, ModelOptions(width=8, theta=0.),
-            TrainingOptions(size=64, steps=600, batch=16, lr=6e-3, schedule="one_cycle", leak=.1, balanced=True),
+            TrainingOptions(size=64, steps=600, batch=8, lr=6e-3, schedule="one_cycle", leak=.1, balanced=True),
             ScoringOptions(frames=1, size=64)),
     Profile("small", "small", 192, ModelOptions(width=32),
             TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORDS', 'FLAGS', 'TEXTS', 'PLACES', 'read_parameters', 'ParameterGuard', 'place', 'check_place', 'own_kernel',
            'run_notebook', 'Session', 'networks_told', 'asked_methods', 'variants_of', 'asked_runs', 'split_words',
-           'run_name', 'recorded_cell', 'check_folder', 'read_overrides', 'open_session', 'open_table',
+           'run_name', 'recorded_cell', 'check_folder', 'read_overrides', 'trained_on', 'open_session', 'open_table',
            'without_places', 'stands_for', 'repeat', 'drawn_scores', 'drawn_session']
 
 # %% ../nbs/47_sessions.ipynb #c103
@@ -237,6 +237,14 @@ def read_overrides(text) -> dict:
         f"overrides {text!r} are not a JSON object such as {{\"training.steps\": \"200\"}}", 2)
     return found
 
+def trained_on(
+    data_root:str,               # folder of data sets that was given; empty: none
+    profile:Profile,
+    overrides:dict[str, str],    # fields of it that were asked for
+) -> dict[str, str]:             # the same, and `shipped=false` where data were given and nothing was said of it
+    "Networks that travel have learnt from rendered people: whoever brings data trains on them, unless they ask."
+    return {"shipped": "false"} | overrides if data_root and profile.shipped else overrides
+
 def open_session(
     profile:str,                      # key of `PROFILES`
     protocols:dict[str, tuple],       # `dataset/protocol` -> variants
@@ -258,6 +266,7 @@ def open_session(
     seeds, data_root, runs_dir, root, faces, make = told.values()
     asked = {k: v for k, v in told.items()
              if k != "make"} | dict(overrides=read_overrides(overrides)) | ({"methods": methods} if methods else {})
+    asked["overrides"] = trained_on(data_root, get_profile(profile, asked["overrides"]), asked["overrides"])
     chosen = get_profile(profile, asked["overrides"])
     for p, variants in protocols.items(): check_names(p, variants)   # before any work is done
     home = project_root(root)

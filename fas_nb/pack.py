@@ -93,7 +93,8 @@ def open_pack(
     with zipfile.ZipFile(path or pack_path()) as file:
         names = [n for n in file.namelist() if n.startswith(f"{dataset}/")]
         if not names: raise InputError(
-            f"{Path(path or pack_path()).name} holds no {dataset}; with --train its data are rendered and trained on", 2)
+            f"{Path(path or pack_path()).name} holds no {dataset}; with --train its data are rendered and learnt "
+            "from", 2)
         marker = file.read(f"{dataset}/{MARKER}")
         if (home/MARKER).exists() and (home/MARKER).read_bytes() == marker: return home
         with tempfile.TemporaryDirectory(dir=_made(folder)) as part:

@@ -51,7 +51,8 @@ RENDER_PROFILES = {p.name: p for p in (
     RenderProfile("smoke", 4, 1, 1,
                   {"wmca": (2, 2, 2), "oulu_npu": (2, 2, 2), "casia_fasd": (5, 2), "replay_attack": (2, 2, 2)},
                   _wmca_counts((4, 4, 4), (2, 2, 2), (0, 0, 2), (2, 2, 2)),
-                  phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1),
+                  phones=(1, 2), sessions=(1, 3), enrolment=False, stills=1,
+                  alternate="attacks"),
     RenderProfile("demo", 16, 1, 1, _FEW, _wmca_counts((30, 20, 20), (12, 8, 10), (0, 0, 10), (14, 10, 10)),
                   enrolment=False, alternate="pairs"),
     # from a scale of 2.2 on, a crop of the face has 160 pixels and more

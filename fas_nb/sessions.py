@@ -245,6 +245,14 @@ def trained_on(
     "Networks that travel have learnt from rendered people: whoever brings data trains on them, unless they ask."
     return {"shipped": "false"} | overrides if data_root and profile.shipped else overrides
 
+def _cells(protocols, profile, data, seeds):
+    "The runs of some protocols."
+    cells = [c for p, variants in protocols.items() for c in protocol_runs(p, variants, profile, data, seeds)]
+    if data.shipped and not cells: raise InputError(
+        f"no network of {', '.join(protocols)} travels with the package; with --train the training data are rendered "
+        "and the networks trained", 2)
+    return cells
+
 def open_session(
     profile:str,                      # key of `PROFILES`
     protocols:dict[str, tuple],       # `dataset/protocol` -> variants
@@ -279,7 +287,7 @@ def open_session(
     try: numbers = tuple(int(s) for s in split_words(seeds))
     except ValueError: raise InputError(f"seeds {seeds!r} are not whole numbers separated by commas", 2) from None
     with first_alone(): data = prepare(chosen, list(protocols), data_folder, runs, **common, render=not data_root)
-    cells = [c for p, variants in protocols.items() for c in protocol_runs(p, variants, chosen, data, numbers)]
+    cells = _cells(protocols, chosen, data, numbers)
     failures = make_runs(cells, data, runs, **common) if make else known_failures(cells, runs)
     return Session(chosen, data, tuple(cells), runs, home/"reports"/chosen.name, tuple(failures),
                    time.perf_counter() - begun, faces, asked)

@@ -222,14 +222,15 @@ def protocol_runs(
     data:Data,
     seeds:tuple[int, ...]=(), # empty: those of the profile
 ) -> list[Cell]:
-    "The runs of one protocol: every fold, variant and seed."
+    "The runs of one protocol: every fold, variant and seed; where networks are shipped, those that are."
     check_names(protocol, variants)
     possible = [v for v in variants if not no_sensor(v, protocol, data)]
     deep = {v: "depth" in get_method(VARIANTS[v].method).inputs for v in possible}
     cells = [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes[deep[v]])) for fold in data.folds(protocol)
              for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible
              for seed in seeds or profile.seeds]
-    return [replace(c, spec=_shipped(c).taking(c.spec)) for c in cells] if data.shipped else cells
+    if not data.shipped: return cells
+    return [replace(c, spec=network.taking(c.spec)) for c in cells if (network := _shipped(c))]
 
 def changed_since(
     cells:list[Cell],    # of shipped networks
@@ -243,12 +244,8 @@ def changed_since(
     return found
 
 def _shipped(cell):
-    "The network of a cell that travels with the package."
-    found = shipped().get((cell.protocol, cell.variant, cell.spec.fold.name, cell.spec.seed))
-    if found is None: raise InputError(
-        f"{cell.protocol} {cell.variant} {cell.spec.fold.name}, seed {cell.spec.seed}: no network of it travels with "
-        "the package; with --train the training data are rendered and it is trained", 2)
-    return found
+    "The network of a cell that travels with the package; None where none does."
+    return shipped().get((cell.protocol, cell.variant, cell.spec.fold.name, cell.spec.seed))
 
 def made_protocols(
     table:int,         # number of the table

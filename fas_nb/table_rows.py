@@ -75,6 +75,14 @@ def _spread_over(
     each = table.groupby(["seed", what]).value.mean().groupby("seed")
     return float(np.mean([_spread(values.to_numpy(), ddof) for _, values in each]))
 
+_NOT_RUN = ("not part of profile", "no network")   # how reasons begin of cells that nobody asked for
+
+def _why_none(session, protocol, variant):
+    "Why a cell has no run."
+    if why := no_sensor(variant, protocol): return why
+    asked, travels = _NOT_RUN
+    return f"{travels} of it travels with the package" if session.data.shipped else f"{asked} {session.profile.name}"
+
 def entry(
     session:Session, protocol:str, variant:str,
     metric:str,    # `ACER` or `HTER`
@@ -82,7 +90,7 @@ def entry(
 ) -> Entry:
     "One table cell from its runs."
     cells = session.cells_of(protocol, variant)
-    if not cells: return Entry(reason=no_sensor(variant, protocol) or f"not part of profile {session.profile.name}")
+    if not cells: return Entry(reason=_why_none(session, protocol, variant))
     made = [read_result(c.spec, session.runs_dir) for c in cells if is_made(c.spec, session.runs_dir)]
     failed = {f.item.key() for f in session.failures} & {c.spec.key() for c in cells}
     if len(made) < len(cells):
@@ -188,7 +196,7 @@ def _show(e:Entry, origin, digits=1):
     "A table cell for the page template."
     if math.isnan(e.value):
         return {"empty": e.reason or "a single fold",
-                "value": "" if not e.reason else "not run" if "not part" in e.reason else "no value"}
+                "value": "" if not e.reason else "not run" if e.reason.startswith(_NOT_RUN) else "no value"}
     return rate_cell(e.value, origin, 1,
                      digits) | ({"under": f"{e.interval[0]:.1f} – {e.interval[1]:.1f}"} if e.interval else {})
 
@@ -342,6 +350,23 @@ def change_block(session:Session, table:int) -> list[dict]:
                       "common drops out. One seed says nothing about "
                       "training again: see ± over seeds above.")] if rows else []
 
+def _cure(session, table, p, v):
+    "What it takes to fill an empty cell."
+    own, again = session.cells_of(p, v), f"fas_reproduce --tables {table}"
+    failed = [f.item.key() for f in session.failures if f.item.key() in {c.spec.key() for c in own}]
+    if not own and no_sensor(v, p): return (
+        "another data set: the method reads the depth of a sensor, and a mesh's depth would be a guess from colour")
+    if not own:
+        more = {"shipped": "false"} if session.data.shipped else {
+            "protocols": ",".join(made_protocols(table, session.profile, p))}
+        return repeat(session, again, overrides=session.asked.get("overrides", {}) | more)
+    if failed: return (f"read {failed[0][:12]}….failed.log in the folder of runs, mend what it names, then "
+                       f"{repeat(session, again)}")
+    if any(not is_made(c.spec, session.runs_dir) for c in own): return repeat(session, again)
+    lacks = "lacks" if len(protocol_datasets(p)) == 1 else "lack"
+    return ("other data: the runs are there and would be found again as they are. fas_check says what "
+            f"{' and '.join(protocol_datasets(p))} {lacks}; with other crops {repeat(session, again)} makes other runs")
+
 def empty_block(session:Session, table:int) -> list[dict]:
     "What it would take to fill each empty cell."
     spec, profile = TABLES[table], session.profile
@@ -352,30 +377,12 @@ def empty_block(session:Session, table:int) -> list[dict]:
         for v in variants_of(table, session.asked.get("methods", "")):
             e = entry(session, p, v, spec.metric, spec.unit)
             if not math.isnan(e.value): continue
-            own = session.cells_of(p, v)
-            failed = [f.item.key() for f in session.failures if f.item.key() in {c.spec.key() for c in own}]
-            again = f"fas_reproduce --tables {table}"
-            if not own and no_sensor(v, p):
-                cure = ("another data set: the method reads the depth of a sensor, and a mesh's depth would be a guess "
-                        "from colour")
-            elif not own:
-                cure = repeat(session, again, overrides={**session.asked.get("overrides", {}),
-                                                         "protocols": ",".join(made_protocols(table, profile, p))})
-            elif failed:
-                cure = (f"read {failed[0][:12]}….failed.log in the folder of runs, mend what it names, then "
-                        f"{repeat(session, again)}")
-            elif any(not is_made(c.spec, session.runs_dir) for c in own): cure = repeat(session, again)
-            else:
-                cure = ("other data: the runs are there and would be found again as they are. fas_check says what "
-                        f"{' and '.join(protocol_datasets(p))} "
-                        f"{'lacks' if len(protocol_datasets(p)) == 1 else 'lack'}; with other crops "
-                        f"{repeat(session, again)} makes other runs")
-            cells.setdefault((p, e.reason, cure), []).append(v)
+            cells.setdefault((p, e.reason, _cure(session, table, p, v)), []).append(v)
     rows = [[p, {"text": ", ".join(variants)}, {"text": why}, {"text": cure}]
             for (p, why, cure), variants in cells.items()]
     left_out = [p for p in spec.protocols if p not in made_protocols(table, profile)]
     if len(left_out) > 1:
-        whole = repeat(session, again,
+        whole = repeat(session, f"fas_reproduce --tables {table}",
                        overrides={**session.asked.get("overrides", {}), "protocols": ",".join(spec.protocols)})
         rows.insert(0, ["all of them", {"text": "all"},
                         {"text": f"{len(left_out)} protocols are not part of profile {profile.name}"}, {"text": whole}])

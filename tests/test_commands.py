@@ -14,7 +14,7 @@ def test_help_has_an_example(name):
     assert done.returncode == 0 and f"example:  {name} " in done.stdout
 
 @pytest.mark.parametrize("command, code, says", [
-    (("fas_reproduce", "--profile", "dmeo"), 2, "use one of smoke, demo"),
+    (("fas_reproduce", "--profile", "dmeo"), 2, "use one of smoke, quick"),
     (("fas_reproduce", "--tables", "7"), 2, "table 7 is unknown"),
     (("fas_reproduce", "--tables", ""), 2, "names no table"),
     (("fas_reproduce", "--set", "training.stpes=3"), 2, "training.{size,steps"),

@@ -45,10 +45,10 @@ def test_export_says_what_it_is_and_predicts_the_same(weights, tmp_path, name):
 
 def test_many_pictures_take_the_fast_runtime(weights, monkeypatch):
     "And their scores are those of torch."
-    from fas_nb import cli, decision
+    from fas_nb import cli, decision, verdict_commands
     chosen, load = [], decision.load_model
     monkeypatch.setattr(decision, "load_model", lambda path, **how: (chosen.append(load(path, **how)), chosen[-1])[1])
-    monkeypatch.setattr(cli, "MANY", 2)
+    monkeypatch.setattr(verdict_commands, "MANY", 2)
     assert cli.fas_predict([str(weights/"portrait.png"), "--model", str(weights/"model.safetensors")]) == 0
     assert cli.fas_predict([str(weights/"portrait.png")]*2 + ["--model", str(weights/"model.safetensors")]) == 0
     assert not hasattr(chosen[0].model, "runtime") and chosen[1].model.runtime == "openvino"
@@ -88,11 +88,11 @@ def test_weights_stay_with_torch_where_onnx_is_missing(weights, monkeypatch):
     """A fast runtime alone cannot use weights: many pictures are judged by torch, and asking for the runtime says what
     to install."""
     import importlib.util
-    from fas_nb import cli, decision
+    from fas_nb import cli, decision, verdict_commands
     chosen, load, find = [], decision.load_model, importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnx" else find(name, *a))
     monkeypatch.setattr(decision, "load_model", lambda path, **how: (chosen.append(load(path, **how)), chosen[-1])[1])
-    monkeypatch.setattr(cli, "MANY", 2)
+    monkeypatch.setattr(verdict_commands, "MANY", 2)
     assert cli.fas_predict([str(weights/"portrait.png")]*2 + ["--model", str(weights/"model.safetensors")]) == 0
     assert isinstance(chosen[0].model, torch.nn.Module)
     with pytest.raises(decision.InputError, match=r"onnx not installed.*fas_nb\[fast\]"):

@@ -44,10 +44,10 @@ $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
 	@if test -d .git; then $(BIN)/nbdev_install_hooks >/dev/null; git checkout -q -- .gitattributes 2>/dev/null || true; fi
 	@touch $@
 
-demo: setup  ## render data, annotate, train, and make Tables 1-5: open reports/demo/index.html
+demo: setup  ## annotate faces, score the networks that travel, Tables 1-5: open reports/demo/index.html
 	$(THREADS) $(BIN)/fas_reproduce --tables 1,2,3,4,5 --profile demo --workers $(WORKERS)
 
-reference: setup  ## render, annotate and train all networks of Tables 1-5 over night, resumable, and ship them
+reference: setup  ## render, annotate and train those networks over night, resumable, and ship them
 	$(THREADS) $(BIN)/fas_reproduce --tables 1,2,3,4,5 --profile reference --workers $(WORKERS) --ship
 
 check: setup  ## fail when notebooks and package disagree or a notebook is not clean

@@ -138,4 +138,5 @@ def ship_runs(
     roots = {d: dataset_root(next(p for p in data.presentations.values() if p.dataset == d)) for d in data.stores}
     def face_of(id): return data.frame_store(id.split("/")[0]).read(id).images[0] if id in faces else None
     write_pack(folder/pack_path().name, roots, face_of)
-    return dict(networks=len(cells), faces=len(faces), bytes=sum(p.stat().st_size for p in folder.iterdir()))
+    taken = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return dict(networks=len(cells), faces=len(faces), bytes=taken)

@@ -383,7 +383,7 @@ def _own_path(folder, path):
 # %% ../nbs/10_datasets.ipynb #c045
 # in the root of a rendered data set, and of one not yet complete
 MARKER, UNFINISHED = "RENDERED.json", "RENDERING.json"
-CUT = ".webp"   # of rendered data alone: the face cut out of one frame of a recording, see `pack`
+CUT = ".jfif"   # of rendered data alone: the face cut out of one frame of a recording, see `pack`
 CAN_RENDER = ("wmca", "oulu_npu", "casia_fasd", "replay_attack")   # the layouts that `fas_synth` writes
 
 def find_root(
@@ -633,8 +633,8 @@ def frame_indices(
 def is_cut(
     presentation:Presentation,
 ) -> bool:
-    "Is its file a face that was cut out of a recording, without the recording?"
-    return presentation.path.endswith(CUT)
+    "Is its file a face that was cut out of a rendered recording, without the recording?"
+    return presentation.dataset in CAN_RENDER and presentation.path.endswith(CUT)
 
 # a file of no data set is read as a video of one frame or more, and so is a face that was cut out
 def _layout(presentation): return not is_cut(presentation) and LAYOUTS.get(presentation.dataset) or Layout()

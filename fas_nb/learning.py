@@ -14,7 +14,7 @@ import pandas as pd
 
 from .pages import LEARNT, made_by, made_tables, picture, write_page
 from .sessions import Session, repeat
-from .shipped import read_log
+from .shipped import read_log, shipped
 from .table_grid import VARIANTS, Cell
 from .table_rows import rate_cell
 
@@ -77,12 +77,19 @@ def runs_block(session:Session) -> dict:
         rows.append([c.protocol, {"text": VARIANTS[c.variant].title}, c.spec.fold.name, c.spec.seed, last["step"],
                      rate_cell(last["loss"], origin, 1, 4, "no log"),
                      *(rate_cell(r["auc"][s], origin, 1, 3, f"{s} lacks a class") for s in ("dev", "test")),
+                     *([rate_cell(_there(c), origin, 1, 3, "not told")] if session.data.shipped else []),
                      f"{r['seconds']['train']:.0f}"])
+    there = ["test AUC there"] if session.data.shipped else []
     return dict(heading="Runs", rows=rows,
-                columns=["protocol", "variant", "fold", "seed", "steps", "last loss", "dev AUC", "test AUC",
+                columns=["protocol", "variant", "fold", "seed", "steps", "last loss", "dev AUC", "test AUC", *there,
                          "core-seconds"],
                 note="Loss: mean since the entry before. AUC: of the finished network on all of dev and of test, bona "
-                     "fide against all attacks, by frame. Core-seconds: of training.")
+                     "fide against all attacks, by frame. Core-seconds: of training."
+                     + " There: where it was trained, on the pictures before they were packed for travel."*len(there))
+
+def _there(cell):
+    "The test AUC of a shipped network where it was made."
+    return shipped()[cell.protocol, cell.variant, cell.spec.fold.name, cell.spec.seed].auc["test"]
 
 def build_learning(
     session:Session,   # with all runs that the page is to speak of

@@ -6,6 +6,7 @@
 __all__ = ['EACH', 'LIVE_STEPS', 'some_ids', 'render_live', 'train_live', 'render_block', 'curves_of', 'build_live']
 
 # %% ../nbs/50_live.ipynb #c003
+import hashlib
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -44,7 +45,8 @@ def render_live(
     progress:bool=True,
 ) -> pd.DataFrame|None: # `id`, `packed`, `live`, `differing`; None where the renderer is not installed
     "Render some presentations of the pack again, once."
-    path = session.runs_dir/"live"/f"{file_hash(pack_path())[:16]}.npz"
+    packed = hashlib.sha256("".join(file_hash(p) for p in sorted(pack_path().iterdir())).encode()).hexdigest()
+    path = session.runs_dir/"live"/f"{packed[:16]}.npz"
     if not path.exists():
         if not find_spec("mitsuba"): return None
         made = run_parallel(partial(_anew, profile=session.profile.render), some_ids(), workers=workers,

@@ -32,6 +32,13 @@ def _notes(cells):
     notes = dict.fromkeys(c["note"] for c in cells if c["note"])
     return f" (*: {'; '.join(notes)})" if notes else ""
 
+def _ranking(cells):
+    "How well scores order the test sets of some cells, whatever the threshold."
+    areas = [c["auc"]["test"] for c in cells if (c.get("auc") or {}).get("test") is not None]
+    if not areas: return ""
+    return (f"; whatever the threshold, scores of attacks lie above those of bona fide faces with an AUC of "
+            f"{sum(areas)/len(areas):.2f} in the mean of the test sets ({min(areas):.2f} to {max(areas):.2f})")
+
 def _missing(table): return f"Table {table} ({TABLES[table].title}) is not made"
 
 def _unseen_species(made):
@@ -50,7 +57,7 @@ def _unseen_species(made):
         low, high = mean["interval"]
         where = "above" if high < CHANCE else "below" if low > CHANCE else "inside"
         text += f"; chance ({CHANCE} %) lies {where} the interval of the mean"
-    return text + _notes([mean, *species[:1], *species[1:][-1:]])
+    return text + _ranking(species) + _notes([mean, *species[:1], *species[1:][-1:]])
 
 def _change(c, table):
     "What is said of a row beside ours, and its change."

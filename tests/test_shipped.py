@@ -2,10 +2,11 @@
 import json
 
 import pytest
+from conftest import ROOT
 
 from fas_nb.manifest import file_hash
 from fas_nb.pack import pack_path, pictured, shipped_folder
-from fas_nb.shipped import how_made, learning_curves, shipped
+from fas_nb.shipped import DETECTOR, how_made, learning_curves, shipped
 from fas_nb.vocab import Fold, RunSpec, ScoringOptions
 
 pytestmark = pytest.mark.skipif(not (shipped_folder()/"manifest.json").exists(), reason="no networks travel yet")
@@ -14,7 +15,7 @@ def test_files_are_those_of_the_manifest():
     folder, networks = shipped_folder(), shipped()
     assert {s.name: s.sha256 for s in networks.values()} == {
         s.name: file_hash(folder/s.name) for s in networks.values()}
-    assert sum(p.stat().st_size for p in folder.iterdir()) < 25e6            # networks 15 MB, faces 10 MB
+    assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 15e6
     assert {p.name for p in folder.glob("*.safetensors")} == {s.name for s in networks.values()} | {
         "detector.safetensors"}
 
@@ -24,17 +25,26 @@ def test_each_network_has_the_key_that_training_would_give_it():
         own = RunSpec(nothing, "full", *[None]*3, ScoringOptions(), seed, "", "", "")
         assert network.taking(own).network_key() == network.key, (protocol, variant, fold)
 
-def test_every_run_of_the_paper_s_tables_has_one_and_a_curve():
+def test_protocols_travel_whole_and_with_their_curves():
     from fas_nb.table_grid import TABLES
-    wanted = {(p, v) for t in (1, 2, 3, 4, 5) for p in TABLES[t].protocols for v in TABLES[t].variants}
-    assert wanted <= {(protocol, variant) for protocol, variant, *_ in shipped()}
+    networks = shipped()
+    wanted = {(p, "ours") for t in (1, 2) for p in TABLES[t].protocols}
+    assert wanted <= {(protocol, variant) for protocol, variant, *_ in networks}
+    folds = {(p, v): {fold for q, w, fold, _ in networks if (p, v) == (q, w)} for p, v, *_ in networks}
+    assert all(len(found) == (6 if p in ("oulu_npu/3", "oulu_npu/4") else 1) for (p, _), found in folds.items()), folds
     curves = learning_curves().groupby("key")["dev AUC"].count()
-    assert all(curves[s.key[:12]] > 3 for s in shipped().values())
+    assert all(curves[s.key[:12]] > 3 for s in networks.values())
 
 def test_the_pack_holds_pictures_of_dev_and_test():
-    assert pack_path().stat().st_size < 10e6
+    assert all(p.stat().st_size < 10e6 for p in pack_path().iterdir())
     assert set(pictured()) == {"wmca", "oulu_npu", "casia_fasd", "replay_attack"}
     assert all(len(ids) >= 100 for ids in pictured().values())
+
+def test_the_card_of_the_detector_tells_its_numbers():
+    card, told = (ROOT/"data_cards/detector.md").read_text(), how_made()["detector"]
+    assert file_hash(shipped_folder()/DETECTOR) in card and "never seen a real attack" in card
+    for species, rate in told["presentation"]["APCER of"].items():
+        assert f"| {species} let in (APCER) | {rate['n']} | {100*rate['value']:.1f} % |" in card
 
 def test_the_manifest_names_no_place_of_a_machine():
     text = (shipped_folder()/"manifest.json").read_text()

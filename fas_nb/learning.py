@@ -88,8 +88,9 @@ def runs_block(session:Session) -> dict:
                      + " There: where it was trained, on the pictures before they were packed for travel."*len(there))
 
 def _there(cell):
-    "The test AUC of a shipped network where it was made."
-    return shipped()[cell.protocol, cell.variant, cell.spec.fold.name, cell.spec.seed].auc["test"]
+    "The test AUC of a shipped network where it was made; None where no such network travels."
+    found = shipped().get((cell.protocol, cell.variant, cell.spec.fold.name, cell.spec.seed))
+    return found and found.auc["test"]
 
 def build_learning(
     session:Session,   # with all runs that the page is to speak of

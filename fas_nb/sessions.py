@@ -249,8 +249,8 @@ def _cells(protocols, profile, data, seeds):
     "The runs of some protocols."
     cells = [c for p, variants in protocols.items() for c in protocol_runs(p, variants, profile, data, seeds)]
     if data.shipped and not cells: raise InputError(
-        f"no network of {', '.join(protocols)} travels with the package; with --train the training data are rendered "
-        "and the networks trained", 2)
+        f"no network of {', '.join(protocols) or 'these tables'} travels with the package; with --train the training "
+        "data are rendered and the networks trained", 2)
     return cells
 
 def open_session(
@@ -368,4 +368,4 @@ def drawn_session(
         told = dict(results(scores, spec), origin=origin, seconds=dict(train=1., score=1.))
         (run/"result.json").write_text(json.dumps(told))
         (run/"spec.json").write_text(json.dumps(asdict(spec)))
-    return Session(PROFILES["demo"], Data({}, {}, origin), tuple(cells), folder, folder/"pages")
+    return Session(PROFILES["quick"], Data({}, {}, origin), tuple(cells), folder, folder/"pages")

@@ -252,9 +252,12 @@ def made_protocols(
     profile:Profile,
     *more:str,         # made too
 ) -> tuple[str, ...]:  # `dataset/protocol`
-    "The protocols of a table that a profile makes; the others stay empty, with that as the reason."
+    """The protocols of a table that a profile makes, or of which it has networks; the others stay empty, with that as
+    the reason."""
     if table not in TABLES: raise InputError(f"table {table} is unknown; use some of {', '.join(map(str, TABLES))}", 2)
-    return tuple(p for p in TABLES[table].protocols if not profile.protocols or p in (*profile.protocols, *more))
+    made = (p for p in TABLES[table].protocols if not profile.protocols or p in (*profile.protocols, *more))
+    travel = {protocol for protocol, *_ in shipped()} if profile.shipped else set()
+    return tuple(p for p in made if p in travel or not profile.shipped)
 
 def table_runs(
     table:int,                # number of the table

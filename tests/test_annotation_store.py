@@ -69,6 +69,7 @@ def test_killed_extraction_goes_on(whole, tmp_path):
     ids = [p.id for p in people]
     assert FrameStore(tmp_path).hash(ids) == FrameStore(root/"frames").hash(ids)
 
+@pytest.mark.long
 def test_killed_annotation_goes_on(whole, tmp_path):
     root, people = whole
     kept = kill_when(f"annotate_dataset(album({str(root)!r}), {str(root/'frames')!r}, {str(tmp_path)!r}, workers=1, "

@@ -51,7 +51,9 @@ def test_shapes_at_two_sizes(name):
         if hasattr(net, "score"): assert net.score(out).shape == (3,)
         if hasattr(net, "living"): assert net.living(out).shape[:2] == (3, 1)
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = dict(dc_cdn=[pytest.mark.long])   # takes as long as all others together
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, [])) for name in NAMES])
 def test_learns_and_attacks_score_higher(name, data):
     # patches of others in half of the pictures: more steps
     spec = spec_of(name, steps=160 if name == "dc_cdn" else 40)

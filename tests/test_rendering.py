@@ -1,6 +1,7 @@
 "Rendering with processes: their number changes no byte, and a killed one loses only what it was at."
 import os, signal, subprocess, sys, time
 
+import pytest
 from fas_nb.datasets import CAN_RENDER
 from fas_nb.synthetic import MARKER, SPLITS, RenderProfile, render_dataset
 from fas_nb.vocab import BONA_FIDE
@@ -16,6 +17,7 @@ def test_the_layouts_named_are_those_that_are_planned(): assert set(CAN_RENDER) 
 
 def files(root): return {str(p.relative_to(root.parent)): p.read_bytes() for p in root.parent.rglob("*") if p.is_file()}
 
+@pytest.mark.long
 def test_workers_and_a_kill_change_nothing(tmp_path):
     expected = files(render_dataset("wmca", tmp_path/"one", TINY, workers=1, progress=False))
     assert files(render_dataset("wmca", tmp_path/"two", TINY, workers=2, progress=False)) == expected

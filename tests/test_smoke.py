@@ -87,6 +87,7 @@ def test_acer_against_a_plain_loop(smoke):
     by_hand = (rates.pop("bona_fide") + max(rates.values()))/2
     assert result["presentation"]["ACER"] == pytest.approx(by_hand)
 
+@pytest.mark.long
 def test_second_time_finds_everything(smoke, tmp_path):
     shutil.copytree(smoke, tmp_path, dirs_exist_ok=True)
     before = finished(tmp_path)

@@ -57,7 +57,7 @@ train(toy_spec(), *toy_set(), checkpoint={checkpoint!r}, out={out!r}, entries=4,
       workers={workers})
 """
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_sigkill_changes_no_bit(data, whole, tmp_path, workers):
     def code(kill):
         return KILLED.format(tests=str(Path(__file__).parent), checkpoint=str(tmp_path/"state"),
@@ -256,6 +256,7 @@ def spoilt(pred, *a): return original(pred, *a) + ((pred*0).sqrt().sum() if os.e
 procedures.annotation_loss = spoilt
 """
 
+@pytest.mark.long
 def test_all_processes_stop_and_the_whole_batch_is_named(data, tmp_path):
     "One of two gives a gradient that is not finite."
     done = several_processes(tmp_path, before=SPOILT)

@@ -5,6 +5,7 @@ import pytest
 from conftest import ROOT
 
 from fas_nb.manifest import file_hash
+from fas_nb.run_data import protocol_datasets
 from fas_nb.pack import pack_path, pictured, shipped_folder
 from fas_nb.shipped import DETECTOR, how_made, learning_curves, shipped
 from fas_nb.vocab import Fold, RunSpec, ScoringOptions
@@ -37,7 +38,7 @@ def test_protocols_travel_whole_and_with_their_curves():
 
 def test_the_pack_holds_pictures_of_dev_and_test():
     assert all(p.stat().st_size < 10e6 for p in pack_path().iterdir())
-    assert set(pictured()) == {"wmca", "oulu_npu", "casia_fasd", "replay_attack"}
+    assert set(pictured()) == {dataset for protocol, *_ in shipped() for dataset in protocol_datasets(protocol)}
     assert all(len(ids) >= 100 for ids in pictured().values())
 
 def test_the_card_of_the_detector_tells_its_numbers():

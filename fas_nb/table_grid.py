@@ -240,7 +240,7 @@ def changed_since(
     found = {}
     for c in cells:
         now = make_spec(profile, c.spec.fold, c.variant, c.spec.seed, dict(annotations="", frames=""))
-        if changed := _shipped(c).changed(now): found[c.variant] = changed
+        if (network := _shipped(c)) and (changed := network.changed(now)): found[c.variant] = changed
     return found
 
 def _shipped(cell):

@@ -84,7 +84,7 @@ def reproduce(
     for line in session.data.notes: say(line)
     failed = [f"{i}: {r}" for i, r in session.data.failures]
     failed += [f"run {f.item.key()[:12]}: {f.reason}" for f in session.failures]
-    there = tuple(t for t in tables if made_protocols(t, session.profile))
+    there = tuple(t for t in tables if not session.data.shipped or made_protocols(t, session.profile))
     if lost := sorted(set(tables) - set(there)): say(
         f"no network of table {', '.join(map(str, lost))} travels with the package; --train trains them")
     for step, jobs in _page_jobs(session, there, protocols, methods).items():

@@ -14,8 +14,8 @@ import pandas as pd
 
 from .pages import LEARNT, made_by, made_tables, picture, write_page
 from .sessions import Session, repeat
-from .shipped import read_log, shipped
-from .table_grid import VARIANTS, Cell
+from .shipped import read_log
+from .table_grid import VARIANTS, Cell, shipped_network
 from .table_rows import rate_cell
 
 # %% ../nbs/50_learning.ipynb #c005
@@ -89,7 +89,7 @@ def runs_block(session:Session) -> dict:
 
 def _there(cell):
     "The test AUC of a shipped network where it was made; None where no such network travels."
-    found = shipped().get((cell.protocol, cell.variant, cell.spec.fold.name, cell.spec.seed))
+    found = shipped_network(cell)
     return found and found.auc["test"]
 
 def build_learning(

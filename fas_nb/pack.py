@@ -78,8 +78,9 @@ def pictured(
 ) -> dict[str, list[str]]:   # data set -> ids of the presentations of which there is a picture
     "What a pack holds pictures of."
     found = {}
-    for dataset in filter(lambda d: _packed(path, d).exists(), CAN_RENDER):
-        with zipfile.ZipFile(_packed(path, dataset)) as file:
+    for dataset in CAN_RENDER:
+        if not (packed := _packed(path, dataset)).exists(): continue
+        with zipfile.ZipFile(packed) as file:
             found[dataset] = [entry.filename.removesuffix(CUT) for entry in file.infolist()
                               if entry.filename.endswith(CUT) and entry.file_size]
     return found

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'TABLES', 'PAPER_TABLES', 'METHOD_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'REPORTING',
            'WITH_SENSOR', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'Cell', 'data_hashes', 'make_spec',
-           'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'changed_since', 'made_protocols', 'table_runs']
+           'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'changed_since', 'shipped_network',
+           'made_protocols', 'table_runs']
 
 # %% ../nbs/44_table_grid.ipynb #c103
 import hashlib, json
@@ -19,7 +20,7 @@ from .methods import METHODS, get_method
 from .profiles import PROFILES, Profile
 from .protocols import PROTOCOLS
 from .run_data import DATASETS, SPLITS, Data, protocol_datasets
-from .shipped import how_made, shipped
+from .shipped import Shipped, how_made, shipped
 from .vocab import WMCA_SPECIES, Fold, InputError, MCREAOptions, RunSpec
 
 # %% ../nbs/44_table_grid.ipynb #c105
@@ -230,7 +231,7 @@ def protocol_runs(
              for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible
              for seed in seeds or profile.seeds]
     if not data.shipped: return cells
-    return [replace(c, spec=network.taking(c.spec)) for c in cells if (network := _shipped(c))]
+    return [replace(c, spec=network.taking(c.spec)) for c in cells if (network := shipped_network(c))]
 
 def changed_since(
     cells:list[Cell],    # of shipped networks
@@ -240,10 +241,12 @@ def changed_since(
     found = {}
     for c in cells:
         now = make_spec(profile, c.spec.fold, c.variant, c.spec.seed, dict(annotations="", frames=""))
-        if (network := _shipped(c)) and (changed := network.changed(now)): found[c.variant] = changed
+        if (network := shipped_network(c)) and (changed := network.changed(now)): found[c.variant] = changed
     return found
 
-def _shipped(cell):
+def shipped_network(
+    cell:Cell,
+) -> Shipped|None:
     "The network of a cell that travels with the package; None where none does."
     return shipped().get((cell.protocol, cell.variant, cell.spec.fold.name, cell.spec.seed))
 
@@ -255,9 +258,10 @@ def made_protocols(
     """The protocols of a table that a profile makes, or of which it has networks; the others stay empty, with that as
     the reason."""
     if table not in TABLES: raise InputError(f"table {table} is unknown; use some of {', '.join(map(str, TABLES))}", 2)
-    made = (p for p in TABLES[table].protocols if not profile.protocols or p in (*profile.protocols, *more))
-    travel = {protocol for protocol, *_ in shipped()} if profile.shipped else set()
-    return tuple(p for p in made if p in travel or not profile.shipped)
+    made = tuple(p for p in TABLES[table].protocols if not profile.protocols or p in (*profile.protocols, *more))
+    if not profile.shipped: return made
+    travel = {protocol for protocol, *_ in shipped()}
+    return tuple(p for p in made if p in travel)
 
 def table_runs(
     table:int,                # number of the table

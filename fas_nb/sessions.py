@@ -238,9 +238,9 @@ def read_overrides(text) -> dict:
     return found
 
 def trained_on(
-    data_root:str,               # folder of data sets that was given; empty: none
     profile:Profile,
     overrides:dict[str, str],    # fields of it that were asked for
+    data_root:str,               # folder of data sets that was given; empty: none
 ) -> dict[str, str]:             # the same, and `shipped=false` where data were given and nothing was said of it
     "Networks that travel have learnt from rendered people: whoever brings data trains on them, unless they ask."
     return {"shipped": "false"} | overrides if data_root and profile.shipped else overrides
@@ -274,14 +274,13 @@ def open_session(
     seeds, data_root, runs_dir, root, faces, make = told.values()
     asked = {k: v for k, v in told.items()
              if k != "make"} | dict(overrides=read_overrides(overrides)) | ({"methods": methods} if methods else {})
-    asked["overrides"] = trained_on(data_root, get_profile(profile, asked["overrides"]), asked["overrides"])
     chosen = get_profile(profile, asked["overrides"])
     for p, variants in protocols.items(): check_names(p, variants)   # before any work is done
     home = project_root(root)
     data_folder, runs = Path(data_root or data_home(chosen, home)), Path(runs_dir or home/"runs")
     check_folder(data_root)
     # written down, so that every page and command says it
-    asked["overrides"] = suited(chosen, asked["overrides"], data_folder)
+    asked["overrides"] = suited(chosen, trained_on(chosen, asked["overrides"], data_root), data_folder)
     chosen = get_profile(profile, asked["overrides"])
     common = dict(workers=workers, scheduler=scheduler, progress=progress) if make else dict(workers=1, progress=False)
     try: numbers = tuple(int(s) for s in split_words(seeds))

@@ -15,7 +15,7 @@ from .costs import (COUNTED, MEASURED_WITH, SUSTAINED, Cost, annotated_frames, f
                           flops_method, images_drawn, mask_hours, method_work, run_flops, spread, table_cost, work)
 from .closure import closure_hash
 from .datasets import dataset_root
-from .manifest import git_revision, machine, may_live, versions
+from .manifest import PACKAGE, git_revision, machine, may_live, versions
 from .metrics import by_presentation
 from .pack import LIVE, pack_path, shipped_folder, write_pack
 from .parallel import first_alone, rank, take_gpu, team_size
@@ -120,6 +120,11 @@ def make_detector(
     to_half(session.runs_dir/cell.spec.key()/"model.safetensors", path)
     return read_result(cell.spec, session.runs_dir)
 
+def _tried():
+    "What the bench of options measured; None where there is no checkout."
+    path = PACKAGE.parent/"nbs/bench/results/reference_options.json"
+    return json.loads(path.read_text())["figures"] if path.exists() else None
+
 def ship_runs(
     session:Session,            # of a profile, with all its runs
     folder:str|Path="",         # empty: the package's
@@ -131,7 +136,7 @@ def ship_runs(
     ship([(c.protocol, c.variant, c.spec) for c in cells], session.runs_dir, folder, profile=session.profile.name,
          revision=git_revision(), date=time.strftime("%Y-%m-%d", time.gmtime()), versions=versions(),
          machine=machine(), renderer=closure_hash(("synthetic.render_presentation",)),
-         detector=make_detector(session, folder/DETECTOR))
+         detector=make_detector(session, folder/DETECTOR), tried=_tried())
     folds = [c.spec.fold for c in cells]
     faces = {i for fold in folds for s in SPLITS for i in getattr(fold, s)
              if s != "train" or f"{fold.dataset}/{fold.protocol}" == LIVE}

@@ -51,6 +51,7 @@ def versions() -> dict[str, str]:  # package -> version; what is not installed i
         except PackageNotFoundError: pass
     return found
 
+@cache   # asked for each file, and each look takes milliseconds
 def minor_versions(
     *packages:str,
 ) -> str:   # `torch 2.15, av 14.1`; what is not installed is left out

@@ -236,12 +236,13 @@ def picture(
 
 # %% ../nbs/49_pages.ipynb #c110
 def table_figure(session:Session, table:int) -> plt.Figure:
-    "Our values of a table as dots with their intervals; where it has a mean, that too."
+    "Our values of a table as dots with their intervals, and its mean; rows of which nothing is made are left out."
     spec, columns = TABLES[table], [c for c, (kind, _) in columns_of(table).items() if kind in ("value", "mean")]
     rows = {v: our_row(session, table, v) for v in variants_of(table, session.asked.get("methods", ""))}
+    made = {v: row for v, row in rows.items() if not all(math.isnan(row[c].value) for c in columns)}
     fig, ax = plt.subplots(figsize=(8, 3), layout="constrained")
     show_intervals([(c.replace("_", " "), VARIANTS[v].title, row[c].value, row[c].interval)
-                    for v, row in rows.items() for c in columns], ax)
+                    for v, row in (made or rows).items() for c in columns], ax)
     ax.set_ylabel(f"{spec.metric}, %", fontsize=8); ax.set_ylim(0)
     if legend := ax.get_legend():
         fig.legend(*ax.get_legend_handles_labels(), fontsize=7, frameon=False, ncols=3, loc="outside lower center")

@@ -139,7 +139,8 @@ def ship(
                  for row in read_log(source)]
     for path in set(folder.glob("*.safetensors")) - {folder/s.name for s in networks} - {folder/DETECTOR}: path.unlink()
     pd.DataFrame(rows).to_parquet(folder/"learning.parquet")
-    hours = sum(s.told["seconds"] for s in networks)/3600
+    more = facts.get("detector", {}).get("seconds", {}).get("train", 0)   # the detector's, which no table has
+    hours = (sum(s.told["seconds"] for s in networks) + more)/3600
     write_atomically(folder/"manifest.json", json.dumps(
         dict(facts, **{"core hours": round(hours, 2)}, networks=[asdict(s) for s in networks]), indent=1))
     _manifest.cache_clear()

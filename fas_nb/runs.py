@@ -212,7 +212,7 @@ def _shared(model, frames, spec, device):
 def _score(spec, data, network, part):
     "Everything about a run but its network."
     from fas_nb.dccdn import load_network
-    from fas_nb.decision import save_model
+    from fas_nb.detector import save_model
     from fas_nb.training import team, tf32
     begun, device, tables = time.perf_counter(), team().device, []
     model = load_network(network/"model.safetensors")[0].to(device)

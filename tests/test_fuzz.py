@@ -210,7 +210,7 @@ def test_region_maps(seeds, tmp_path):
 def test_weights(tmp_path):
     import torch
     from fas_nb.dccdn import DCCDN
-    from fas_nb.decision import load_model, save_model
+    from fas_nb.detector import load_model, save_model
     from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
     torch.manual_seed(0)
     spec = RunSpec(Fold("a", "b", "c", ("x",), (), ()), "full", ModelOptions(width=4), TrainingOptions(size=64),
@@ -238,7 +238,7 @@ def test_weights(tmp_path):
 def test_onnx_metadata(tmp_path):
     onnx = pytest.importorskip("onnx")
     from fas_nb.dccdn import DCCDN, to_onnx
-    from fas_nb.decision import Detector, describe, load_model
+    from fas_nb.detector import Detector, describe, load_model
     from fas_nb.vocab import ScoringOptions
     model = DCCDN(width=4).eval()
     graph = onnx.load_from_string(

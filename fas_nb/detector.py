@@ -75,14 +75,14 @@ def load_model(
     runtime:str="auto",
 ) -> Detector:
     "Read a detector; a file that is no such thing is an `InputError`."
-    from fas_nb import dccdn
+    from fas_nb import dccdn, runtimes
     path = run_file(path)
     if sha256 is not None and Path(path).is_file():
         if (found := hashlib.sha256(Path(path).read_bytes()).hexdigest()) != sha256: raise InputError(
             f"load_model: {path} has SHA-256 {found}, expected {sha256}; the file is damaged or another one, "
             "fetch it again")
     exported = Path(path).suffix in (".onnx", ".xml")
-    model = dccdn.Exported(path, runtime) if exported else None
+    model = runtimes.Exported(path, runtime) if exported else None
     model, about = (model, model.about) if exported else dccdn.load_network(path)
     if exported: _as_network(model, about.get("network", ""))
     if about.get("graph") == "score": raise InputError(
@@ -101,8 +101,8 @@ def load_model(
         f"{channels}; train it again")
     if exported: return detector
     if runtime in ("auto", "torch"): return replace(detector, model=dccdn.fuse(model))
-    return replace(detector, model=_as_network(dccdn.Exported(dccdn.to_onnx(model, detector.scoring.size), runtime),
-                                               type(model).__name__))
+    content = runtimes.to_onnx(model, detector.scoring.size)
+    return replace(detector, model=_as_network(runtimes.Exported(content, runtime), type(model).__name__))
 
 def _as_network(exported, name):
     "An exported graph with what its network knows beside its weights."
@@ -245,13 +245,13 @@ def export_scorer(
     "Write the graph of `scorer` as ONNX, after checking that ONNX Runtime gives the scores of `score_frames`."
     import io, warnings
     import torch
-    from fas_nb import dccdn
     from fas_nb.landmarks import mesh_in_box
     from fas_nb.manifest import write_atomically
+    from fas_nb.runtimes import contract, needed
     if hasattr(detector.model, "score"): raise InputError(
         f"--score writes the rule of Eq. 4-6; {get_method(detector.method).title} has a score of its own, which stands "
         "in the file's recipe: export without --score", 2)
-    dccdn.needed("onnx", "onnxruntime")
+    needed("onnx", "onnxruntime")
     import onnx, onnxruntime
     frame, file, names = detector.frame_size, io.BytesIO(), ("score", "f_attack", "f_real", "maps")
     with warnings.catch_warnings():   # tracing warns about checks of sizes, which are fixed here
@@ -261,7 +261,7 @@ def export_scorer(
                           output_names=list(names), dynamic_axes={n: {0: "n"} for n in ("crop", "points", *names)},
                           opset_version=17, dynamo=False)
     graph = onnx.load_from_string(file.getvalue())
-    onnx.helper.set_model_props(graph, {**dccdn.contract(detector.model, detector.scoring.size), **describe(detector),
+    onnx.helper.set_model_props(graph, {**contract(detector.model, detector.scoring.size), **describe(detector),
                                         "graph": "score",
         "preprocessing": f"crop: float32 [n, {frame}, {frame}, 3] RGB 0-255, as `recipe` says under crop; points: "
         "float32 [n, 478, 2], landmarks in its pixels"})

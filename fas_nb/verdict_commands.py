@@ -59,9 +59,9 @@ def _predict(args):
 
 def _predictor(args, sources):
     "The detector, converted for a faster runtime where that pays."
-    from fas_nb.dccdn import installed_runtimes
     from fas_nb.detector import load_model, run_file
     from fas_nb.pictures import VIDEOS
+    from fas_nb.runtimes import installed_runtimes
     args.model = str(run_file(args.model or _own_detector()))
     pictures = sum(args.frames if args.camera is not None or s.suffix.lower() in VIDEOS else 1 for s in sources)
     many = args.runtime == "auto" and pictures >= MANY and args.model.endswith(".safetensors")
@@ -156,8 +156,8 @@ def _export(args):
     if args.score and suffix != ".onnx": raise InputError(
         f"--score writes .onnx only; name the file something.onnx instead of {args.out}", 2)
     from dataclasses import replace
-    from fas_nb.dccdn import export_onnx, export_openvino
     from fas_nb.detector import describe, export_scorer, load_model
+    from fas_nb.runtimes import export_onnx, export_openvino
     loaded = load_model(args.model, runtime="torch")
     size = args.size or loaded.scoring.size
     if args.score:

@@ -33,7 +33,7 @@ def test_export_says_what_it_is_and_predicts_the_same(weights, tmp_path, name):
     done = call("fas_export", weights/"model.safetensors", tmp_path/name)
     assert done.returncode == 0 and "largest difference" in done.stdout, done.stderr
     assert float(done.stdout.split()[-1]) <= 1e-5
-    from fas_nb.dccdn import Exported
+    from fas_nb.runtimes import Exported
     about = Exported(tmp_path/name, threads=1).about
     assert (about["threshold"] == "0.125" and about["channels"] == "attack, living, background"
             and "higher = more like an attack" in about["polarity"])
@@ -74,9 +74,9 @@ def test_broken_export_is_one_line(weights, tmp_path):
 
 def test_other_numbers_of_pictures(weights, tmp_path):
     "Dynamic batch, through the command's own file."
-    from fas_nb.dccdn import RUNTIMES, Exported
     from fas_nb.decision import predict_maps
     from fas_nb.detector import load_model
+    from fas_nb.runtimes import RUNTIMES, Exported
     assert call("fas_export", weights/"model.safetensors", tmp_path/"net.onnx").returncode == 0
     pictures = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), np.uint8)
     expected = predict_maps(load_model(weights/"model.safetensors").model, pictures)

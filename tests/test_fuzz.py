@@ -237,8 +237,9 @@ def test_weights(tmp_path):
 
 def test_onnx_metadata(tmp_path):
     onnx = pytest.importorskip("onnx")
-    from fas_nb.dccdn import DCCDN, to_onnx
+    from fas_nb.dccdn import DCCDN
     from fas_nb.detector import Detector, describe, load_model
+    from fas_nb.runtimes import to_onnx
     from fas_nb.vocab import ScoringOptions
     model = DCCDN(width=4).eval()
     graph = onnx.load_from_string(

@@ -17,8 +17,9 @@ from pkgutil import resolve_name
 
 import numpy as np
 
-from .datasets import GivenFace, frame_indices, read_frames
+from .datasets import frame_indices, read_frames
 from .face_models import detect_faces, mesh_of
+from .recordings import GivenFace
 from .vocab import (EYE_CORNERS, FRAME_FACTOR, MESH, PLANAR, Frames, InputError, Landmarks, Presentation, Region,
                           Species)
 

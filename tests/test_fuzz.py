@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fas_nb.datasets import WMCA, open_dataset
+from fas_nb.layouts import WMCA
+from fas_nb.datasets import open_dataset
 from fas_nb.recordings import read_box_lines, read_corner_lines, read_eye_lines, read_face_json, usable_face
 from fas_nb.pictures import count_video_frames, look, read_image, video_frames
 from fas_nb.tables import depth_maps, read_table

@@ -245,8 +245,8 @@ def export_scorer(
     "Write the graph of `scorer` as ONNX, after checking that ONNX Runtime gives the scores of `score_frames`."
     import io, warnings
     import torch
-    from fas_nb.landmarks import mesh_in_box
     from fas_nb.manifest import write_atomically
+    from fas_nb.mean_face import mesh_in_box
     from fas_nb.runtimes import contract, needed
     if hasattr(detector.model, "score"): raise InputError(
         f"--score writes the rule of Eq. 4-6; {get_method(detector.method).title} has a score of its own, which stands "

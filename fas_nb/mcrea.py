@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .landmarks import MIRROR
+from .mean_face import MIRROR
 from .vocab import EYE_CORNERS, MCREA_CHOICES, MESH, MIRRORED_REGION, Channel, MCREAOptions, Region
 
 # %% ../nbs/30_mcrea.ipynb #c005

@@ -93,8 +93,8 @@ METHOD_TABLES = (1, 2, 3)   # that compare methods; the others compare ways to t
 
 # %% ../nbs/44_table_grid.ipynb #c109
 # what measurements of whole runs name as theirs
-SCORING_MODULES = ("vocab", "landmarks", "maps", "store", "annotation", "mcrea", "dccdn", "batches",
-                   "procedures", "training", "decision")
+SCORING_MODULES = ("vocab", "mean_face", "landmarks", "prompts", "maps", "store", "annotation", "mcrea", "dccdn",
+                   "batches", "procedures", "training", "decision")
 
 TRAINS, SCORES = ("training.train",), ("decision.score_frames", "run_data.score_table")     # where the code begins
 

@@ -1,8 +1,8 @@
 "What must hold of region exchange whatever its options are."
 import numpy as np
 import torch
-from fas_nb.landmarks import mean_mesh
 from fas_nb.mcrea import flip_faces, mcrea
+from fas_nb.mean_face import mean_mesh
 from fas_nb.vocab import MCREA_CHOICES, MESH, Channel, MCREAOptions, Region
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fas_nb.ablations import PROFILES, SPLITS, Data, data_hashes, make_spec, run
-from fas_nb.landmarks import mean_mesh
+from fas_nb.mean_face import mean_mesh
 from fas_nb.store import AnnotationStore, FrameStore
 from fas_nb.vocab import Annotation, Fold, Frames, Landmarks, Presentation, Region, ScoringOptions
 

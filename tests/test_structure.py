@@ -29,7 +29,7 @@ def test_imports_go_down(name):
 # rooms that are not yet as the rules want them, and what they had when the rules came: it may shrink, never grow
 LONGER = dict(  # module -> its lines, of them over 120 characters, functions over 40 lines, long lines in its notebook
     vocab=(436, 0, 0, 0),
-    landmarks=(428, 0, 0, 0))
+    )
 
 def own_lines(module):
     "Lines of a module as its notebook says them; the list of its names is made by nbdev."
@@ -93,9 +93,11 @@ MOVED = {   # names that a module gave before parts of it had rooms of their own
                 "ReplayAttack container_of frame_shape WMCA MSU UnknownWord Table count_video_frames declared_frames "
                 "look rotation_tag video_frames DECODING WMCA_INSTRUMENTS nearest_frames registration stream_times "
                 "usable_face depth_maps depth_reading",
+    "landmarks": "MIRROR IBUG68 mean_mesh fit_mean_mesh mesh_in_box from_ibug68 PARTS PROMPTS HALVES "
+                 "HALVED INSTRUMENTS Prompt PromptRule part_prompts",
     "dccdn": "RUNTIMES installed_runtimes needed to_onnx contract Exported export_onnx export_openvino"}
-ROOMS = ("manifest", "parallel", "pictures", "tables", "recordings", "layouts", "outlines", "regions", "depth", "store",
-         "annotation", "runtimes", "detector", "verdicts")
+ROOMS = ("manifest", "parallel", "pictures", "tables", "recordings", "layouts", "mean_face", "prompts", "outlines",
+         "regions", "depth", "store", "annotation", "runtimes", "detector", "verdicts")
 
 @pytest.mark.parametrize("module", MOVED)
 def test_old_paths_lead_to_the_same_things(module):

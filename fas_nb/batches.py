@@ -20,8 +20,8 @@ from .manifest import whole_folder
 from .maps import batch_maps
 from .mcrea import MCREAResult, flip_faces, mcrea
 from .mean_face import mean_mesh
-from .vocab import (BONA_FIDE, FRAME_FACTOR, MESH, Frames, InputError, Labels, MCREAOptions, Region, RunSpec,
-                          TrainingOptions)
+from .specs import MCREAOptions, RunSpec, TrainingOptions
+from .vocab import BONA_FIDE, FRAME_FACTOR, MESH, Frames, InputError, Labels, Region
 
 # %% ../nbs/31_batches.ipynb #c012
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from .closure import moved_names
 from .manifest import write_atomically
 from .methods import network_class
-from .vocab import InputError, ModelOptions
+from .specs import ModelOptions
+from .vocab import InputError
 
 # %% ../nbs/31_dccdn.ipynb #c005
 def central_difference_conv(

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .closure import moved_names
-from .vocab import (FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError, Landmarks,
-                          ScoringOptions)
+from .specs import ScoringOptions
+from .vocab import FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError, Landmarks
 
 # %% ../nbs/40_decision.ipynb #c005
 KEY_FACTOR = 1.3  # side of a key box, in sides of the landmarks' own box

@@ -14,8 +14,8 @@ import numpy as np
 
 from .decision import KEY_FACTOR, score_frames
 from .methods import get_method, network_class
-from .vocab import (FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError, RunSpec,
-                          ScoringOptions)
+from .specs import RunSpec, ScoringOptions
+from .vocab import FRAME_FACTOR, KEY_PARTS, MESH, SCHEMES, Channel, Frames, InputError
 
 # %% ../nbs/41_detector.ipynb #c022
 @dataclass(frozen=True, slots=True)

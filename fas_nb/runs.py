@@ -24,8 +24,9 @@ from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpn
 from .parallel import Failure, first_alone, rank, run_parallel, take_gpu, team_size
 from .run_data import SPLITS, Data, load_frames, permute_species, score_table, training_data
 from .shipped import OPTIONS, parsed, shipped, unpack_network
+from .specs import RunSpec, ScoringOptions
 from .table_grid import Cell
-from .vocab import BONA_FIDE, Fold, InputError, RunSpec, ScoringOptions
+from .vocab import BONA_FIDE, Fold, InputError
 
 # %% ../nbs/45_runs.ipynb #c105
 def test_set(

@@ -12,7 +12,8 @@ def weights(tmp_path_factory):
     "An untrained detector with a threshold, and a portrait."
     from fas_nb.dccdn import DCCDN
     from fas_nb.detector import save_model
-    from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.vocab import Fold
     from skimage.data import astronaut
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)

@@ -212,7 +212,8 @@ def test_weights(tmp_path):
     import torch
     from fas_nb.dccdn import DCCDN
     from fas_nb.detector import load_model, save_model
-    from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.vocab import Fold
     torch.manual_seed(0)
     spec = RunSpec(Fold("a", "b", "c", ("x",), (), ()), "full", ModelOptions(width=4), TrainingOptions(size=64),
                    MCREAOptions(), ScoringOptions(size=64), 0, "", "", "")
@@ -241,7 +242,7 @@ def test_onnx_metadata(tmp_path):
     from fas_nb.dccdn import DCCDN
     from fas_nb.detector import Detector, describe, load_model
     from fas_nb.runtimes import to_onnx
-    from fas_nb.vocab import ScoringOptions
+    from fas_nb.specs import ScoringOptions
     model = DCCDN(width=4).eval()
     graph = onnx.load_from_string(
         to_onnx(model, 24, describe(Detector(model, "full", ScoringOptions(size=24), .1, "rendered", 36))))

@@ -22,7 +22,8 @@ def weights(tmp_path_factory):
     import torch
     from fas_nb.dccdn import DCCDN
     from fas_nb.detector import save_model
-    from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.vocab import Fold
     torch.manual_seed(0)
     spec = RunSpec(Fold("a", "b", "c", ("x",), (), ()), "full", ModelOptions(width=4), TrainingOptions(size=64),
                    MCREAOptions(), ScoringOptions(size=64), 0, "", "", "")

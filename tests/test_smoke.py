@@ -148,7 +148,7 @@ def test_firewall_labels_stay_on_the_training_side(smoke, tmp_path):
     from fas_nb.detector import load_model
     from fas_nb.annotation import extract_frames
     from fas_nb.store import FrameStore
-    from fas_nb.vocab import ScoringOptions
+    from fas_nb.specs import ScoringOptions
     key = next(k for k, what in json.loads((out(smoke)/"table1.json").read_text())["runs"].items()
                if "LOO_glasses ours" in what)
     spec = json.loads((smoke/"runs"/key/"spec.json").read_text())

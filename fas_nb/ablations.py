@@ -24,14 +24,15 @@ from .run_data import (DATASETS, IN_MEMORY, SPLITS, Data, apart, dataset_roots, 
                              load_frames, packed, permute_species, prepare, protocol_datasets, score_table,
                              store_folder, training_data)
 from .runs import (HELD_OUT, example_frames, failure_log, is_large, is_made, known_failures, left_behind,
-                         make_network, make_runs, metric_hash, network_folder, read_examples, read_result,
-                         read_scores, read_spec, reads_depth, results, run, test_set)
+                         make_network, make_runs, metric_hash, network_folder, read_examples, read_result, read_scores,
+                         read_spec, reads_depth, results, run, test_set)
 from .sessions import Session, run_name
 from .shipped import DETECTOR, ship, to_half
 from .table_grid import (PAPER_TABLES, REPORTING, SCORES, SCORING_MODULES, TABLES, TRAINS, VARIANTS, WITH_SENSOR,
                                Cell, TableSpec, Variant, check_names, code_hash, code_hashes, data_hashes,
                                made_protocols, make_spec, no_sensor, options_of, protocol_runs, table_runs)
-from .vocab import Fold, InputError, MCREAOptions, ModelOptions, TrainingOptions
+from .specs import MCREAOptions, ModelOptions, TrainingOptions
+from .vocab import Fold, InputError
 
 # %% ../nbs/50_ablations.ipynb #c105
 def find_runs(

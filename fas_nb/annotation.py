@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from .closure import closure_hash
-from .datasets import (DECODING, faces_path, given_faces, is_cut, iter_frames, read_depth, require_faces,
-                             usable_face)
+from .datasets import faces_path, given_faces, is_cut, iter_frames, read_depth, require_faces
 from .depth import crop_sensor, depth_misfit, named_estimator, sensor_crop
 from .detectors import FINDERS
 from .landmarks import face_crop, find_faces, given_box, named_function
 from .manifest import as_json, file_hash, file_mark, minor_versions, write_atomically
 from .maps import FLAG_WORDS, annotate, named_segmenter, three_channel_map
 from .parallel import Failure, run_parallel
+from .recordings import DECODING, usable_face
 from .regions import read_region_map, segment_faces
 from .sam_masks import CHECKPOINTS, SEGMENTERS
 from .store import AnnotationStore, FrameStore, what_differs

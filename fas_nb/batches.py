@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .landmarks import crop_batch, mean_mesh
+from .landmarks import crop_batch
 from .manifest import whole_folder
 from .maps import batch_maps
 from .mcrea import MCREAResult, flip_faces, mcrea
-from .vocab import (BONA_FIDE, FRAME_FACTOR, MESH, Frames, InputError, Labels, MCREAOptions, Region, RunSpec,
-                          TrainingOptions)
+from .mean_face import mean_mesh
+from .specs import MCREAOptions, RunSpec, TrainingOptions
+from .vocab import BONA_FIDE, FRAME_FACTOR, MESH, Frames, InputError, Labels, Region
 
 # %% ../nbs/31_batches.ipynb #c012
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from .datasets import container_of, dataset_name, faces_path, find_root, frame_shape, scan_dataset
+from .datasets import faces_path, find_root, scan_dataset
 from .file_rules import Probe, probe
 from .findings import Finding, Folder, Report, rule, run_rules, says
 from .folder_rules import count_table
+from .layouts import container_of, dataset_name, frame_shape
 from .parallel import Failure, run_parallel
 from .pictures import PICTURES
 from .protocols import WMCA_RULES, protocol_name

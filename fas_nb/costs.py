@@ -18,8 +18,8 @@ from .methods import METHODS, get_method, procedure_of
 from .profiles import PROFILES, Profile
 from .protocols import protocol_counts
 from .run_data import SPLITS, protocol_datasets
+from .specs import ModelOptions, RunSpec, TrainingOptions
 from .table_grid import METHOD_TABLES, PAPER_TABLES, TABLES, no_sensor, options_of
-from .vocab import ModelOptions, RunSpec, TrainingOptions
 
 # %% ../nbs/46_costs.ipynb #c105
 def images_drawn(

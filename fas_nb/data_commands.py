@@ -168,7 +168,8 @@ def _annotate_arguments_fit(args):
 
 def _annotate(args):
     from fas_nb import annotation
-    from fas_nb.datasets import dataset_name, find_root, scan_dataset, usable
+    from fas_nb.datasets import find_root, scan_dataset, usable
+    from fas_nb.layouts import dataset_name
     from fas_nb.manifest import place_of, project_root
     from fas_nb.run_data import store_folder
     from fas_nb.store import AnnotationStore, FrameStore, write_coco

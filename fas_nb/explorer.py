@@ -9,7 +9,8 @@ __all__ = ['CLICK_REACH', 'RIM_REACH', 'PAINTED', 'VIEWS', 'PromptEditor', 'Expl
 import anywidget, cv2, ipywidgets, traitlets
 import numpy as np
 
-from .landmarks import PARTS, Prompt, largest_face, part_prompts
+from .prompts import PARTS, Prompt, part_prompts
+from .landmarks import largest_face
 from .maps import face_depth, three_channel_map
 from .store import AnnotationStore, FrameStore
 from .outlines import Segmenter, mend

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import (LAYOUTS, WMCA, container_of, faces_path, frame_indices, frame_shape, given_faces,
-                             read_depth, read_frame)
+from .datasets import faces_path, frame_indices, given_faces, read_depth, read_frame
 from .findings import Finding, rule, run_rules
+from .layouts import LAYOUTS, WMCA, container_of, frame_shape
 from .manifest import file_hash
 from .pictures import Seen, is_picture, look, rotation_tag
 from .recordings import frame_keys, open_hdf5, plane_names, stream_times, usable_face

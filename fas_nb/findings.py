@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from .datasets import LAYOUTS, Scan
+from .datasets import Scan
+from .layouts import LAYOUTS
 from .protocols import (PROTOCOLS, Problem, find_wmca_list, folds, msu_list, oulu_folder, oulu_lines, read_list,
                               replay_list, wmca_lines)
 from .recordings import FOUR_PLANES

@@ -9,8 +9,9 @@ __all__ = ['wanted_names', 'expected_counts', 'count_table', 'fold_table']
 import json, os
 from collections import Counter
 
-from .datasets import MARKER, UNFINISHED, faces_path, presentation_of
+from .datasets import MARKER, UNFINISHED, faces_path
 from .findings import Finding, Folder, rule
+from .layouts import presentation_of
 from .protocols import WMCA_RULES, by_rule, count_fold, folds, oulu_folder, oulu_splits, protocol_counts
 from .vocab import BONA_FIDE, InputError, many
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .landmarks import MIRROR
-from .vocab import EYE_CORNERS, MCREA_CHOICES, MESH, MIRRORED_REGION, Channel, MCREAOptions, Region
+from .mean_face import MIRROR
+from .specs import MCREA_CHOICES, MCREAOptions
+from .vocab import EYE_CORNERS, MESH, MIRRORED_REGION, Channel, Region
 
 # %% ../nbs/30_mcrea.ipynb #c005
 _FACE = tuple(sorted({i for group in ("oval", "right_eye", "left_eye", "nose", "mouth") for i in MESH[group]}))

@@ -13,7 +13,8 @@ import torch
 
 from .dccdn import build_network
 from .procedures import Ours, Procedure, batch_parts
-from .vocab import SCHEMES, InputError, ModelOptions, RunSpec
+from .specs import ModelOptions, RunSpec
+from .vocab import SCHEMES, InputError
 
 # %% ../nbs/33_memory.ipynb #h008
 # peak over what is kept for the backward pass, without and with `recompute`: `nbs/bench/memory`

@@ -12,7 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from .landmarks import Prompt
+from .prompts import Prompt
 from .vocab import EYE_CORNERS, MESH, SKIN_ABOVE_OVAL, Landmarks, Species
 
 # %% ../nbs/21_outlines.ipynb #c005

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import CAN_RENDER, CUT, MARKER, open_dataset, presentation_of, read_frame
+from .datasets import CAN_RENDER, CUT, MARKER, open_dataset, read_frame
 from .landmarks import face_crop, find_faces
+from .layouts import presentation_of
 from .manifest import PACKAGE, whole_file, whole_folder
 from .plans import RenderProfile, render_plan, render_profile
 from .synthetic import Job, render_presentation

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 
 from .batches import Batch, augmented_batch, drawn_rows, patches, photometric, training_batch
 from .dccdn import build_network
-from .vocab import SCHEMES, Channel, Frames, Labels, Region, RunSpec, TrainingOptions
+from .specs import RunSpec, TrainingOptions
+from .vocab import SCHEMES, Channel, Frames, Labels, Region
 
 # %% ../nbs/32_procedures.ipynb #c005
 NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))

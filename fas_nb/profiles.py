@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 from .datasets import data_origin
-from .vocab import InputError, MCREAOptions, ModelOptions, ScoringOptions, TrainingOptions
+from .specs import MCREAOptions, ModelOptions, ScoringOptions, TrainingOptions
+from .vocab import InputError
 
 # %% ../nbs/39_profiles.ipynb #c105
 @dataclass(frozen=True, slots=True)

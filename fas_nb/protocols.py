@@ -16,7 +16,8 @@ from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
 
-from .datasets import dataset_name, dataset_root, natural_order, presentation_of
+from .datasets import dataset_root, natural_order
+from .layouts import dataset_name, presentation_of
 from .vocab import BONA_FIDE, WMCA_SPECIES, Fold, InputError, Presentation
 
 # %% ../nbs/11_protocols.ipynb #c005

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from .face_models import person_mask
-from .landmarks import PARTS, part_prompts
 from .outlines import PolygonSegmenter, Segmenter, clean_mask, grow, part_outlines, polygon_mask
+from .prompts import PARTS, part_prompts
 from .vocab import EYE_CORNERS, PLANAR, REGION_COLORS, InputError, Landmarks, Region, Species
 
 # %% ../nbs/23_region_maps.ipynb #c004

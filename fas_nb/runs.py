@@ -24,8 +24,9 @@ from .metrics import (apcer_at_bpcer, apnrr, auc, bootstrap, bpcer_at_apcer, bpn
 from .parallel import Failure, first_alone, rank, run_parallel, take_gpu, team_size
 from .run_data import SPLITS, Data, load_frames, permute_species, score_table, training_data
 from .shipped import OPTIONS, parsed, shipped, unpack_network
+from .specs import RunSpec, ScoringOptions
 from .table_grid import Cell
-from .vocab import BONA_FIDE, Fold, InputError, RunSpec, ScoringOptions
+from .vocab import BONA_FIDE, Fold, InputError
 
 # %% ../nbs/45_runs.ipynb #c105
 def test_set(
@@ -212,7 +213,7 @@ def _shared(model, frames, spec, device):
 def _score(spec, data, network, part):
     "Everything about a run but its network."
     from fas_nb.dccdn import load_network
-    from fas_nb.decision import save_model
+    from fas_nb.detector import save_model
     from fas_nb.training import team, tf32
     begun, device, tables = time.perf_counter(), team().device, []
     model = load_network(network/"model.safetensors")[0].to(device)

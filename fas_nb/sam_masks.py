@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 
 from .closure import moved_names
-from .landmarks import HALVED, HALVES, Prompt, part_prompts
 from .outlines import GrabCutSegmenter, PolygonSegmenter, Segmenter, agreement, outline_priors
 from .parallel import sam_device
+from .prompts import HALVED, HALVES, Prompt, part_prompts
 from .vocab import PLANAR, InputError, Species
 
 # %% ../nbs/22_sam_masks.ipynb #c030

@@ -25,10 +25,10 @@ from .profiles import PROFILES, Profile, data_home, get_profile, suited
 from .run_data import SPLITS, Data, prepare
 from .runs import is_made, known_failures, make_runs, read_result, results
 from .shipped import how_made
+from .specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
 from .table_grid import (METHOD_TABLES, TABLES, VARIANTS, Cell, changed_since, check_names, made_protocols,
                                protocol_runs)
-from .vocab import (BONA_FIDE, Fold, InputError, MCREAOptions, ModelOptions, RunSpec, ScoringOptions,
-                          TrainingOptions)
+from .vocab import BONA_FIDE, Fold, InputError
 
 # %% ../nbs/47_sessions.ipynb #c105
 _SHELL = {"In", "Out", "exit", "quit", "get_ipython", "open"}

@@ -17,7 +17,8 @@ import pandas as pd
 
 from .manifest import file_hash, whole_or_absent, write_atomically
 from .pack import shipped_folder
-from .vocab import InputError, MCREAOptions, ModelOptions, RunSpec, TrainingOptions
+from .specs import MCREAOptions, ModelOptions, RunSpec, TrainingOptions
+from .vocab import InputError
 
 # %% ../nbs/37_shipped.ipynb #c005
 DETECTOR = "detector.safetensors"   # beside the networks of the tables: one that has seen all species

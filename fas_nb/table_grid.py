@@ -21,7 +21,8 @@ from .profiles import PROFILES, Profile
 from .protocols import PROTOCOLS
 from .run_data import DATASETS, SPLITS, Data, protocol_datasets
 from .shipped import Shipped, how_made, shipped
-from .vocab import WMCA_SPECIES, Fold, InputError, MCREAOptions, RunSpec
+from .specs import MCREAOptions, RunSpec
+from .vocab import WMCA_SPECIES, Fold, InputError
 
 # %% ../nbs/44_table_grid.ipynb #c105
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ METHOD_TABLES = (1, 2, 3)   # that compare methods; the others compare ways to t
 
 # %% ../nbs/44_table_grid.ipynb #c109
 # what measurements of whole runs name as theirs
-SCORING_MODULES = ("vocab", "landmarks", "maps", "store", "annotation", "mcrea", "dccdn", "batches",
-                   "procedures", "training", "decision")
+SCORING_MODULES = ("vocab", "mean_face", "landmarks", "prompts", "maps", "store", "annotation", "specs", "mcrea",
+                   "dccdn", "batches", "procedures", "training", "decision")
 
 TRAINS, SCORES = ("training.train",), ("decision.score_frames", "run_data.score_table")     # where the code begins
 

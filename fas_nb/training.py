@@ -23,7 +23,8 @@ from .closure import moved_names
 from .dccdn import save_network
 from .manifest import whole_file
 from .procedures import Ours, Procedure, _timed, batch_parts, batch_threads, made_ahead, part_maker
-from .vocab import SCHEMES, Frames, InputError, Labels, RunSpec, TrainingOptions
+from .specs import RunSpec, TrainingOptions
+from .vocab import SCHEMES, Frames, InputError, Labels
 
 # %% ../nbs/33_training.ipynb #t001
 def learning_rate(

@@ -38,7 +38,7 @@ def _predict_parser():
     return p
 
 def _predict(args):
-    from fas_nb.decision import media_files, passed_over
+    from fas_nb.verdicts import media_files, passed_over
     if bool(args.sources) == (args.camera is not None): raise InputError(
         "give pictures, videos or folders, or --camera N", 2)
     if args.frames < 1: raise InputError(f"--frames {args.frames}: expected 1 or more", 2)
@@ -59,8 +59,9 @@ def _predict(args):
 
 def _predictor(args, sources):
     "The detector, converted for a faster runtime where that pays."
-    from fas_nb.dccdn import installed_runtimes
-    from fas_nb.decision import VIDEOS, load_model, run_file
+    from fas_nb.detector import load_model, run_file
+    from fas_nb.pictures import VIDEOS
+    from fas_nb.runtimes import installed_runtimes
     args.model = str(run_file(args.model or _own_detector()))
     pictures = sum(args.frames if args.camera is not None or s.suffix.lower() in VIDEOS else 1 for s in sources)
     many = args.runtime == "auto" and pictures >= MANY and args.model.endswith(".safetensors")
@@ -104,7 +105,8 @@ def _shortened(text, source):
     return text.replace(str(source), f"{str(source)[:60]}…") if len(str(source)) > 250 else text
 
 def _judged(args, source, model):
-    from fas_nb.decision import camera_frames, is_picture, predict, predict_frames, read_image, video_frames
+    from fas_nb.pictures import is_picture, read_image
+    from fas_nb.verdicts import camera_frames, predict, predict_frames, video_frames
     if args.camera is None and is_picture(source):
         image = read_image(source)
         return predict(image, model, args.threshold), image
@@ -116,7 +118,7 @@ def _judged(args, source, model):
     return verdict, images[which]
 
 def _overlay(args, source, image, verdict, names):
-    from fas_nb.decision import predict_sheet
+    from fas_nb.verdicts import predict_sheet
     stem = Path(str(source).replace("/", "_") if args.camera is not None else source).stem[:80]
     names[stem] = names.get(stem, 0) + 1                    # two files of one name in different folders
     path = Path(args.overlay)/f"{stem}{f'_{names[stem]}' if names[stem] > 1 else ''}.png"
@@ -142,7 +144,7 @@ def _export_parser():
     return p
 
 def _export(args):
-    from fas_nb.decision import run_file
+    from fas_nb.detector import run_file
     suffix = Path(args.out).suffix
     if suffix not in (".onnx", ".xml"): raise InputError(
         f"{args.out}: only .onnx and .xml are written; name the file something.onnx", 2)
@@ -154,8 +156,8 @@ def _export(args):
     if args.score and suffix != ".onnx": raise InputError(
         f"--score writes .onnx only; name the file something.onnx instead of {args.out}", 2)
     from dataclasses import replace
-    from fas_nb.dccdn import export_onnx, export_openvino
-    from fas_nb.decision import describe, export_scorer, load_model
+    from fas_nb.detector import describe, export_scorer, load_model
+    from fas_nb.runtimes import export_onnx, export_openvino
     loaded = load_model(args.model, runtime="torch")
     size = args.size or loaded.scoring.size
     if args.score:
@@ -171,7 +173,7 @@ def _pictures(paths, size, model):
     import numpy as np, torch
     from PIL import Image
     from skimage.data import astronaut
-    from fas_nb.decision import read_image
+    from fas_nb.pictures import read_image
     if model.planes != 3: return None
     pictures = [read_image(path) for path in paths] or [astronaut()]
     return model.prepare(torch.from_numpy(np.stack([np.array(Image.fromarray(p).resize((size, size)))

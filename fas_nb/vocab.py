@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['REGION_COLORS', 'MIRRORED_REGION', 'BONA_FIDE', 'WMCA_SPECIES', 'PLANAR', 'CHANNEL_COLORS', 'CHANNEL_OF', 'SCHEMES',
-           'MESH', 'EYE_CORNERS', 'SKIN_ABOVE_OVAL', 'KEY_PARTS', 'FRAME_FACTOR', 'TRAINING_CHOICES', 'MODEL_CHOICES',
-           'MCREA_CHOICES', 'InputError', 'many', 'Region', 'Species', 'Channel', 'channel_lut', 'LabelScheme',
-           'Presentation', 'Fold', 'Landmarks', 'Truth', 'Annotation', 'Frames', 'Labels', 'Rate', 'ModelOptions',
-           'TrainingOptions', 'MCREAOptions', 'ScoringOptions', 'RunSpec']
+           'MESH', 'EYE_CORNERS', 'SKIN_ABOVE_OVAL', 'KEY_PARTS', 'FRAME_FACTOR', 'InputError', 'many', 'Region',
+           'Species', 'Channel', 'channel_lut', 'LabelScheme', 'Presentation', 'Fold', 'Landmarks', 'Truth',
+           'Annotation', 'Frames', 'Labels', 'Rate']
 
 # %% ../nbs/00_vocab.ipynb #c003
-import hashlib, json, math, re
-from dataclasses import asdict, dataclass, field, replace
+import math
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
+from importlib import import_module
 
 import numpy as np
 
@@ -292,149 +292,10 @@ class Rate:
     def __post_init__(self):
         if math.isnan(self.value) and not self.reason: raise ValueError("Rate: a value of nan needs its reason")
 
-# %% ../nbs/00_vocab.ipynb #c035
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    "The network."
-    theta:float = .7               # share of the central difference term; paper, implementation details
-    width:int = 64                 # channels of the stem; 64 is the published network
-    cfim_propagate:bool = False    # do fused features also feed the next block?
-    network:str = "dccdn"          # `dccdn`, `ccdn` (one of its streams) or `cdcn`
-    head:str = "grid"              # `grid` at H/8, or a light `decoder` at H/2
-    # of the operator: `split`, or `dense`, which is faster in the smallest networks; equal up to rounding
-    form:str = "split"
-    trunk:str = "full"             # of compared methods with a dense trunk: as published, or `tiny`, four convolutions
-    # what such a trunk starts from: `none`, `imagenet`, or the SHA-256 of a file of weights
-    pretrained:str = "none"
+# %% ../nbs/00_vocab.ipynb #xaae6277
+_SPECS = ("TRAINING_CHOICES", "MODEL_CHOICES", "MCREA_CHOICES", "ModelOptions", "TrainingOptions", "MCREAOptions",
+          "ScoringOptions", "RunSpec")
 
-    def __post_init__(self):
-        _check_choices(self, MODEL_CHOICES)
-        if self.pretrained in ("none", "imagenet") or re.fullmatch("[0-9a-f]{64}", self.pretrained): return
-        raise ValueError(f"ModelOptions: pretrained {self.pretrained!r} is unknown; use none, imagenet or the "
-                         "SHA-256 of a file")
-
-@dataclass(frozen=True, slots=True)
-class TrainingOptions:
-    "The training loop; defaults are the paper's, or ours where it is silent."
-    size:int = 256                 # side of the network's input, pixels
-    steps:int = 0                  # optimiser steps; 0: `epochs` decides
-    epochs:int = 500               # an epoch draws one random frame of each presentation
-    batch:int = 160                # over all devices
-    lr:float = 2e-3
-    schedule:str = "halving"       # `halving` (each `halve` epochs), `constant` or `one_cycle`
-    halve:int = 200                # epochs after which `halving` halves
-    weight_decay:float = 0.
-    alpha:float = 1.               # weight of MSE, Eq. 3
-    beta:float = 1.                # weight of the contrastive depth loss, Eq. 3
-    crop:tuple[float, float] = (1.2, 1.4)  # side of the random crop, in face-box sides
-    flip:float = .5                # probability of a horizontal flip
-    jitter:float = 0.              # brightness, contrast and saturation change by up to this share; 0: not
-    balanced:bool = False          # half of each batch bona fide, half attacks; otherwise as they come
-    # side of the window of the crop that a step learns from, pixels, a multiple of 8; 0: the whole crop
-    patch:int = 0
-    preset:str = "skin"            # key of `CHANNEL_OF`
-    # slope of the maps below zero while training; 0 is the ReLU of the paper, behind which a map can die
-    leak:float = 0.
-    loss_grid:str = "head"         # maps are compared on the grid of the `head`, or in `full` resolution
-    precision:str = "float32"      # or `bf16`: autocast of the forward pass
-    clip:float = 0.                # largest norm of the gradient; 0: not clipped
-    ema:float = 0.                 # decay of an average of the weights, which is then the result; 0: none
-    # images that share batch norm and region exchange, as on one device of the paper's; 0: the whole batch
-    micro:int = 0
-    # may a GPU round what float32 convolutions read to 10 bits (TF32)? nothing changes on a CPU
-    tf32:bool = True
-
-    def __post_init__(self):
-        _check_choices(self, TRAINING_CHOICES)
-        if self.micro < 0: raise ValueError(
-            f"TrainingOptions: micro is {self.micro}; give a number of images, or 0 for the whole batch")
-        if self.patch % 8 or not 0 <= self.patch <= self.size: raise ValueError(
-            f"TrainingOptions: patch is {self.patch}; give a multiple of 8 up to the size {self.size}, or 0")
-
-TRAINING_CHOICES = dict(loss_grid=("head", "full"), precision=("float32", "bf16"))
-MODEL_CHOICES = dict(trunk=("full", "tiny"))
-MCREA_CHOICES = dict(scheme=("clip", "overlay", "integrate", "mixed"), weights=("uniform", "label_changing"),
-                     recipients=("random", "first"),
-                     donors=("snapshot", "in_place"), pairing=("same", "independent"), warp=("similarity", "affine"),
-                     direction=("copy", "swap"), leftover=("keep", "ignore"), resampling=("bilinear", "nearest"),
-                     depth=("donor", "recipient"), background=("copied", "recomputed"), image_label=("any", "area"),
-                     place=("after_crop", "before_crop"), pairs=("any", "different", "same"))
-
-def _check_choices(record, choices):
-    for name, allowed in choices.items():
-        if getattr(record, name) not in allowed: raise ValueError(
-            f"{type(record).__name__}: {name} {getattr(record, name)!r} is unknown; use {', '.join(allowed[:-1])} or "
-            f"{allowed[-1]}")
-
-@dataclass(frozen=True, slots=True)
-class MCREAOptions:
-    """Multi-channel region exchange augmentation: Algorithm 1, and one field for each point that it leaves open
-    (number in brackets)."""
-    gamma:float = .5               # share of the batch that receives regions, rounded down; 0 switches MCREA off
-    rho:int = 1                    # [2] exchanges per image; 1 in the text, 3 in the caption of Table 5
-    scheme:str = "clip"            # `clip`, `overlay`, `integrate`, or `mixed`: one of them for each exchange
-    part:str = ""                  # only this region in `clip`, e.g. `nose`; empty: any
-    # draw among all common parts, or among those that are `label_changing` where there are any
-    weights:str = "uniform"
-    recipients:str = "random"      # [1] `random` images of the batch, or the `first`
-    donors:str = "snapshot"        # [3] read from the batch as it was, or `in_place` as it is by now
-    self_donor:bool = False        # [4] may an image give to itself?
-    pairing:str = "same"           # [5] the same part of both, or `independent` parts
-    warp:str = "similarity"        # [6] shift, turn and scale, or `affine`
-    scales:tuple[float, float] = (.5, 2.)  # [6] a warp outside is skipped
-    direction:str = "copy"         # [7] from donor to recipient, or `swap`
-    leftover:str = "keep"          # [8] what is not covered of the recipient's part: `keep`, or `ignore` it in the loss
-    resampling:str = "bilinear"    # [9] of image and depth, or `nearest`
-    depth:str = "donor"            # [10] whose depth the pasted label holds: the `donor`'s or the `recipient`'s
-    background:str = "copied"      # [11] or `recomputed`: 1 where neither attack nor living is above 0
-    move_landmarks:bool = True     # [12] do landmarks of a part move with it?
-    image_label:str = "any"        # [13] an attack where `any` pixel is, or where attack covers more `area` than living
-    place:str = "after_crop"       # [14] on the cropped batch, or `before_crop` on the stored crops
-    pairs:str = "any"              # [15] donor and recipient: `any`, of `different` class, of the `same`
-    living_on_attack:bool = True   # [16] may living parts come onto attacks?
-
-    def __post_init__(self):
-        _check_choices(self, MCREA_CHOICES)
-        if not 0 <= self.gamma <= 1 or self.rho < 0: raise ValueError(
-            f"MCREAOptions: gamma {self.gamma} and rho {self.rho}; expected 0 to 1 and 0 or more")
-        if self.pairing == "independent" and self.warp == "affine": raise ValueError(
-            "MCREAOptions: independent parts have no common landmarks for an affine warp; use similarity")
-
-@dataclass(frozen=True, slots=True)
-class ScoringOptions:
-    "What is scored of a presentation, and how it is cropped."
-    frames:int = 10                # evenly spaced frames of a presentation
-    box_factor:float = 1.3         # side of the crop, in face-box sides
-    size:int = 256                 # side of the network's input, pixels
-
-@dataclass(frozen=True, slots=True)
-class RunSpec:
-    "Everything that determines the scores of one run, and apart from that what determines its network."
-    fold:Fold
-    scheme:str                     # key of `SCHEMES`
-    model:ModelOptions
-    training:TrainingOptions
-    mcrea:MCREAOptions
-    scoring:ScoringOptions
-    seed:int
-    annotations:str                # hash of the crops and annotations of the training frames, species among them
-    frames:str                     # content hash of the scored frames with their boxes and landmarks
-    code:str                       # hash of the code that trains
-    # seed of an exchange of labels among training presentations, a check that nothing leaks
-    permuted:int|None = None
-    labels:str = ""                # hash of species, subject and instrument of all presentations of the fold
-    scoring_code:str = ""          # hash of the code that scores
-    method:str = "ours"            # key of `methods.METHODS`
-
-    def key(self) -> str:  # 64 hexadecimal digits
-        "The name of the run: SHA-256 of the canonical JSON of all fields."
-        return _canonical_hash(asdict(self))
-
-    def network_key(self) -> str:  # 64 hexadecimal digits
-        "The name of its network: SHA-256 of what training sees. Whatever is scored, and however, leaves it as it is."
-        names = ("method", "scheme", "model", "training", "mcrea", "seed", "annotations", "code", "permuted")
-        return _canonical_hash({k: asdict(self)[k] for k in (*names, *["labels"]*(self.permuted is not None))})
-
-def _canonical_hash(record):
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+def __getattr__(name):
+    if name not in _SPECS: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("fas_nb.specs"), name)

@@ -13,7 +13,8 @@ import trees
 from conftest import call
 from fas_nb.check import check_dataset
 from fas_nb.findings import CHECKS, RULES
-from fas_nb.datasets import LAYOUTS, MARKER, UNFINISHED
+from fas_nb.layouts import LAYOUTS
+from fas_nb.datasets import MARKER, UNFINISHED
 from fas_nb.vocab import InputError
 
 @pytest.fixture(scope="session")

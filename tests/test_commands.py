@@ -70,7 +70,7 @@ def test_predict_on_everything(smoke, tmp_path):
     (tmp_path/"in").mkdir()
     shutil.copy(video, tmp_path/"in/clip.avi")
     (tmp_path/"in/broken.png").write_bytes(b"no picture")
-    from fas_nb.decision import video_frames
+    from fas_nb.verdicts import video_frames
     from PIL import Image
     Image.fromarray(video_frames(video, 1)[0]).save(tmp_path/"in/photo.png")
     done = call("fas_predict", tmp_path/"in", video, "--model", run/"model.safetensors", "--threshold", "0",

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fas_nb.datasets import LAYOUTS
 from fas_nb.heads import NAMESPACES, TRAITS, head_bank, head_ids
+from fas_nb.layouts import LAYOUTS
 
 CARDS = Path(__file__).parent.parent/"data_cards"
 EXAMPLES = {  # two names of each data set: a bona fide presentation and an attack

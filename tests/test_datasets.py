@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import trees
 from conftest import ROOT, call
-from fas_nb.datasets import (LAYOUTS, WMCA_INSTRUMENTS, given_faces, open_dataset, presentation_of, read_depth,
-                             read_frame, read_frames,
-                             scan_dataset)
+from fas_nb.datasets import given_faces, open_dataset, read_depth, read_frame, read_frames, scan_dataset
+from fas_nb.layouts import LAYOUTS, presentation_of
+from fas_nb.recordings import WMCA_INSTRUMENTS
 from fas_nb.store import FrameStore
 from fas_nb.synthetic import RENDER_PROFILES, render_plan
 from fas_nb.vocab import InputError, Presentation, Species

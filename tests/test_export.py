@@ -11,8 +11,9 @@ from PIL import Image
 def weights(tmp_path_factory):
     "An untrained detector with a threshold, and a portrait."
     from fas_nb.dccdn import DCCDN
-    from fas_nb.decision import save_model
-    from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.detector import save_model
+    from fas_nb.specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.vocab import Fold
     from skimage.data import astronaut
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
@@ -33,7 +34,7 @@ def test_export_says_what_it_is_and_predicts_the_same(weights, tmp_path, name):
     done = call("fas_export", weights/"model.safetensors", tmp_path/name)
     assert done.returncode == 0 and "largest difference" in done.stdout, done.stderr
     assert float(done.stdout.split()[-1]) <= 1e-5
-    from fas_nb.dccdn import Exported
+    from fas_nb.runtimes import Exported
     about = Exported(tmp_path/name, threads=1).about
     assert (about["threshold"] == "0.125" and about["channels"] == "attack, living, background"
             and "higher = more like an attack" in about["polarity"])
@@ -45,9 +46,9 @@ def test_export_says_what_it_is_and_predicts_the_same(weights, tmp_path, name):
 
 def test_many_pictures_take_the_fast_runtime(weights, monkeypatch):
     "And their scores are those of torch."
-    from fas_nb import cli, decision, verdict_commands
-    chosen, load = [], decision.load_model
-    monkeypatch.setattr(decision, "load_model", lambda path, **how: (chosen.append(load(path, **how)), chosen[-1])[1])
+    from fas_nb import cli, detector, verdict_commands
+    chosen, load = [], detector.load_model
+    monkeypatch.setattr(detector, "load_model", lambda path, **how: (chosen.append(load(path, **how)), chosen[-1])[1])
     monkeypatch.setattr(verdict_commands, "MANY", 2)
     assert cli.fas_predict([str(weights/"portrait.png"), "--model", str(weights/"model.safetensors")]) == 0
     assert cli.fas_predict([str(weights/"portrait.png")]*2 + ["--model", str(weights/"model.safetensors")]) == 0
@@ -74,8 +75,9 @@ def test_broken_export_is_one_line(weights, tmp_path):
 
 def test_other_numbers_of_pictures(weights, tmp_path):
     "Dynamic batch, through the command's own file."
-    from fas_nb.dccdn import RUNTIMES, Exported
-    from fas_nb.decision import load_model, predict_maps
+    from fas_nb.decision import predict_maps
+    from fas_nb.detector import load_model
+    from fas_nb.runtimes import RUNTIMES, Exported
     assert call("fas_export", weights/"model.safetensors", tmp_path/"net.onnx").returncode == 0
     pictures = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), np.uint8)
     expected = predict_maps(load_model(weights/"model.safetensors").model, pictures)
@@ -88,14 +90,14 @@ def test_weights_stay_with_torch_where_onnx_is_missing(weights, monkeypatch):
     """A fast runtime alone cannot use weights: many pictures are judged by torch, and asking for the runtime says what
     to install."""
     import importlib.util
-    from fas_nb import cli, decision, verdict_commands
-    chosen, load, find = [], decision.load_model, importlib.util.find_spec
+    from fas_nb import cli, detector, verdict_commands
+    chosen, load, find = [], detector.load_model, importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnx" else find(name, *a))
-    monkeypatch.setattr(decision, "load_model", lambda path, **how: (chosen.append(load(path, **how)), chosen[-1])[1])
+    monkeypatch.setattr(detector, "load_model", lambda path, **how: (chosen.append(load(path, **how)), chosen[-1])[1])
     monkeypatch.setattr(verdict_commands, "MANY", 2)
     assert cli.fas_predict([str(weights/"portrait.png")]*2 + ["--model", str(weights/"model.safetensors")]) == 0
     assert isinstance(chosen[0].model, torch.nn.Module)
-    with pytest.raises(decision.InputError, match=r"onnx not installed.*fas_nb\[fast\]"):
+    with pytest.raises(detector.InputError, match=r"onnx not installed.*fas_nb\[fast\]"):
         load(weights/"model.safetensors", runtime="openvino")
 
 def stranger(image, box, points, session):
@@ -140,7 +142,8 @@ def test_a_stranger_scores_from_the_file_alone(weights, tmp_path, scale, shift):
     faces, and one at the border."""
     import cv2
     import onnxruntime
-    from fas_nb.decision import load_model, predict
+    from fas_nb.detector import load_model
+    from fas_nb.verdicts import predict
     from skimage.data import astronaut
     image = np.ascontiguousarray(cv2.resize(astronaut(), None, fx=scale, fy=scale)[:, shift:])
     assert call("fas_export", weights/"model.safetensors", tmp_path/"net.onnx").returncode == 0

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fas_nb.datasets import WMCA, open_dataset
+from fas_nb.layouts import WMCA
+from fas_nb.datasets import open_dataset
 from fas_nb.recordings import read_box_lines, read_corner_lines, read_eye_lines, read_face_json, usable_face
 from fas_nb.pictures import count_video_frames, look, read_image, video_frames
 from fas_nb.tables import depth_maps, read_table
@@ -210,8 +211,9 @@ def test_region_maps(seeds, tmp_path):
 def test_weights(tmp_path):
     import torch
     from fas_nb.dccdn import DCCDN
-    from fas_nb.decision import load_model, save_model
-    from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.detector import load_model, save_model
+    from fas_nb.specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.vocab import Fold
     torch.manual_seed(0)
     spec = RunSpec(Fold("a", "b", "c", ("x",), (), ()), "full", ModelOptions(width=4), TrainingOptions(size=64),
                    MCREAOptions(), ScoringOptions(size=64), 0, "", "", "")
@@ -237,9 +239,10 @@ def test_weights(tmp_path):
 
 def test_onnx_metadata(tmp_path):
     onnx = pytest.importorskip("onnx")
-    from fas_nb.dccdn import DCCDN, to_onnx
-    from fas_nb.decision import Detector, describe, load_model
-    from fas_nb.vocab import ScoringOptions
+    from fas_nb.dccdn import DCCDN
+    from fas_nb.detector import Detector, describe, load_model
+    from fas_nb.runtimes import to_onnx
+    from fas_nb.specs import ScoringOptions
     model = DCCDN(width=4).eval()
     graph = onnx.load_from_string(
         to_onnx(model, 24, describe(Detector(model, "full", ScoringOptions(size=24), .1, "rendered", 36))))

@@ -13,7 +13,7 @@ from skimage.data import astronaut
 
 from fas_nb import cli
 from fas_nb.datasets import open_dataset, read_frames
-from fas_nb.decision import read_image
+from fas_nb.pictures import read_image
 from fas_nb.vocab import InputError, Presentation
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,9 @@ def weights(tmp_path_factory):
     "An untrained detector."
     import torch
     from fas_nb.dccdn import DCCDN
-    from fas_nb.decision import save_model
-    from fas_nb.vocab import Fold, MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.detector import save_model
+    from fas_nb.specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
+    from fas_nb.vocab import Fold
     torch.manual_seed(0)
     spec = RunSpec(Fold("a", "b", "c", ("x",), (), ()), "full", ModelOptions(width=4), TrainingOptions(size=64),
                    MCREAOptions(), ScoringOptions(size=64), 0, "", "", "")

@@ -140,7 +140,7 @@ def test_verify_computes_keys_from_the_inputs_as_they_are_now(smoke, tmp_path):
     reports = tmp_path/"reports/smoke"
     wrong, different, checked = verify_keys(reports, tmp_path/"runs")
     assert (wrong, different) == ([], []) and checked >= 8
-    package = changed(tmp_path, "datasets", '{"p": "prints", "r": "replay"}', '{"p": "replay", "r": "replay"}')
+    package = changed(tmp_path, "layouts", '{"p": "prints", "r": "replay"}', '{"p": "replay", "r": "replay"}')
     code = (f"from fas_nb.reports import verify_keys; import json; print(json.dumps(verify_keys({str(reports)!r}, "
             f"{str(tmp_path/'runs')!r})))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,

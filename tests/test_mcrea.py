@@ -1,9 +1,10 @@
 "What must hold of region exchange whatever its options are."
 import numpy as np
 import torch
-from fas_nb.landmarks import mean_mesh
 from fas_nb.mcrea import flip_faces, mcrea
-from fas_nb.vocab import MCREA_CHOICES, MESH, Channel, MCREAOptions, Region
+from fas_nb.mean_face import mean_mesh
+from fas_nb.specs import MCREA_CHOICES, MCREAOptions
+from fas_nb.vocab import MESH, Channel, Region
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.draw import polygon

@@ -10,8 +10,9 @@ from fas_nb.dccdn import fuse, load_network, save_network
 from fas_nb.decision import score_frames
 from fas_nb.methods import METHODS, network_class, procedure_of
 from fas_nb.metrics import auc
+from fas_nb.specs import ScoringOptions
 from fas_nb.training import held_out_loss, part_maker, train
-from fas_nb.vocab import BONA_FIDE, Fold, Labels, ScoringOptions
+from fas_nb.vocab import BONA_FIDE, Fold, Labels
 from test_training import equal, toy_set
 
 torch.set_num_threads(1)

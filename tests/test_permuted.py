@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fas_nb.ablations import PROFILES, SPLITS, Data, data_hashes, make_spec, run
-from fas_nb.landmarks import mean_mesh
+from fas_nb.mean_face import mean_mesh
+from fas_nb.specs import ScoringOptions
 from fas_nb.store import AnnotationStore, FrameStore
-from fas_nb.vocab import Annotation, Fold, Frames, Landmarks, Presentation, Region, ScoringOptions
+from fas_nb.vocab import Annotation, Fold, Frames, Landmarks, Presentation, Region
 
 def barred_data(folder, n=64, side=48):
     """Faces with upright bars (bona fide) or level bars (attacks), half and half, in real stores.

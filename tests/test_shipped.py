@@ -8,7 +8,8 @@ from fas_nb.manifest import file_hash
 from fas_nb.run_data import protocol_datasets
 from fas_nb.pack import pack_path, pictured, shipped_folder
 from fas_nb.shipped import DETECTOR, how_made, learning_curves, shipped
-from fas_nb.vocab import Fold, RunSpec, ScoringOptions
+from fas_nb.specs import RunSpec, ScoringOptions
+from fas_nb.vocab import Fold
 
 pytestmark = pytest.mark.skipif(not (shipped_folder()/"manifest.json").exists(), reason="no networks travel yet")
 

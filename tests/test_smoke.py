@@ -130,7 +130,7 @@ def test_a_kill_loses_only_the_run_in_progress(smoke, tmp_path):
 
 def test_runs_keep_log_and_weights(smoke):
     "What training says while it goes reaches the folder of each run, and the network stands in a folder of its own."
-    from fas_nb.decision import load_model
+    from fas_nb.detector import load_model
     for key in finished(smoke):
         log = [json.loads(line) for line in (smoke/"runs"/key/"log.jsonl").read_text().splitlines()]
         assert log[-1]["step"] == json.loads((smoke/"runs"/key/"spec.json").read_text())["training"]["steps"] and all(
@@ -144,10 +144,11 @@ def test_runs_keep_log_and_weights(smoke):
 def test_firewall_labels_stay_on_the_training_side(smoke, tmp_path):
     "Dev and test presentations with species withheld, and no annotation at hand, give bit-equal scores."
     from fas_nb.datasets import open_dataset
-    from fas_nb.decision import load_model, score_frames
+    from fas_nb.decision import score_frames
+    from fas_nb.detector import load_model
     from fas_nb.annotation import extract_frames
     from fas_nb.store import FrameStore
-    from fas_nb.vocab import ScoringOptions
+    from fas_nb.specs import ScoringOptions
     key = next(k for k, what in json.loads((out(smoke)/"table1.json").read_text())["runs"].items()
                if "LOO_glasses ours" in what)
     spec = json.loads((smoke/"runs"/key/"spec.json").read_text())

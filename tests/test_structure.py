@@ -26,14 +26,6 @@ def test_imports_go_down(name):
                 f"{name}.py line {node.lineno}: notebook {NUMBER[name]:02} imports {target} from {NUMBER[target]:02}; "
                 "move what it needs to a lower number")
 
-# rooms that are not yet as the rules want them, and what they had when the rules came: it may shrink, never grow
-LONGER = dict(  # module -> its lines, of them over 120 characters, functions over 40 lines, long lines in its notebook
-    vocab=(436, 0, 0, 0),
-    datasets=(704, 0, 0, 0),
-    landmarks=(427, 0, 0, 0),
-    dccdn=(530, 0, 0, 0),
-    decision=(695, 0, 0, 0))
-
 def own_lines(module):
     "Lines of a module as its notebook says them; the list of its names is made by nbdev."
     text = (ROOT/f"fas_nb/{module}.py").read_text(encoding="utf-8")
@@ -52,28 +44,20 @@ def cell_lines(path):
 @pytest.mark.parametrize("name", sorted(NUMBER))
 def test_rooms_of_one_purpose_and_lines_that_breathe(name):
     "At most 400 lines a module, 120 characters a line, 40 lines a function."
-    lines, (most, wide, large, _) = own_lines(name), LONGER.get(name, (400, 0, 0, 0))
-    assert len(lines) <= most, f"{name} has {len(lines)} lines; give a part with a purpose of its own its own notebook"
-    assert len(found := long_lines(lines)) <= wide, f"{name} has lines over 120 characters: {found[:3]}"
-    assert len(found := long_functions(lines)) <= large, f"{name}: name the steps of {found}, over 40 lines each"
+    lines = own_lines(name)
+    assert len(lines) <= 400, f"{name} has {len(lines)} lines; give a part with a purpose of its own its own notebook"
+    assert not (found := long_lines(lines)), f"{name} has lines over 120 characters: {found[:3]}"
+    assert not (found := long_functions(lines)), f"{name}: name the steps of {found}, over 40 lines each"
 
 @pytest.mark.parametrize("path", sorted((ROOT/"nbs").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_examples_and_tests_breathe_too(path):
     found = long_lines(cell_lines(path))
-    module = re.search(r"^#\| default_exp (\w+)", "\n".join(cell_lines(path)), re.M)
-    most = LONGER.get(module[1], (0,)*4)[3] if module else 0
-    assert len(found) <= most, f"{path.name} has lines over 120 characters: {found[:3]}"
+    assert not found, f"{path.name} has lines over 120 characters: {found[:3]}"
 
 @pytest.mark.parametrize("path", sorted((ROOT/"tests").glob("*.py")), ids=lambda p: p.stem)
 def test_lines_of_tests_breathe(path):
     found = long_lines(path.read_text(encoding="utf-8").splitlines())
     assert not found, f"{path.name} has lines over 120 characters: {found[:3]}"
-
-def test_what_keeps_the_rules_is_off_the_list():
-    for name, kept in LONGER.items():
-        lines = own_lines(name)
-        broken = len(lines) > 400 or long_lines(lines) or long_functions(lines) or kept[3]
-        assert broken, f"{name} keeps the rules by now: take it off the list"
 
 def test_notebooks_open_without_a_question():
     "JupyterLab asks for a kernel where a notebook names none, and widget state of an old session is dead weight."
@@ -88,15 +72,28 @@ MOVED = {   # names that a module gave before parts of it had rooms of their own
     "maps": "CROPS MAPS LEGEND AUTOMATIC FAILURES file_mark crop_inputs map_inputs region_png legend_text "
             "read_region_map FrameStore AnnotationStore write_coco fallback_rate Summary withhold import_corrections "
             "contact_sheet extract_frames sensor_crop annotate_dataset outdated fill_stores failed_files without_face "
-            "faceless crop_sensor"}
-ROOMS = ("manifest", "parallel", "outlines", "regions", "depth", "store", "annotation")
+            "faceless crop_sensor",
+    "decision": "Detector save_model run_file load_model recipe describe scorer export_scorer FLAGS COMBINE Verdict "
+                "predict predict_picture predict_sheet media_files passed_over video_frames camera_frames "
+                "predict_frames PICTURES VIDEOS is_junk is_picture read_image",
+    "datasets": "LAYOUTS SPLIT_WORDS SPECIES_HINTS SPLIT_HINTS Layout dataset_name presentation_of OULU CASIA "
+                "ReplayAttack container_of frame_shape WMCA MSU UnknownWord Table count_video_frames declared_frames "
+                "look rotation_tag video_frames DECODING WMCA_INSTRUMENTS nearest_frames registration stream_times "
+                "usable_face depth_maps depth_reading",
+    "landmarks": "MIRROR IBUG68 mean_mesh fit_mean_mesh mesh_in_box from_ibug68 PARTS PROMPTS HALVES "
+                 "HALVED INSTRUMENTS Prompt PromptRule part_prompts",
+    "vocab": "TRAINING_CHOICES MODEL_CHOICES MCREA_CHOICES ModelOptions TrainingOptions MCREAOptions ScoringOptions "
+             "RunSpec",
+    "dccdn": "RUNTIMES installed_runtimes needed to_onnx contract Exported export_onnx export_openvino"}
+ROOMS = ("manifest", "parallel", "pictures", "tables", "recordings", "layouts", "mean_face", "prompts", "outlines",
+         "regions", "depth", "store", "annotation", "specs", "runtimes", "detector", "verdicts")
 
 @pytest.mark.parametrize("module", MOVED)
 def test_old_paths_lead_to_the_same_things(module):
     old, rooms = import_module(f"fas_nb.{module}"), [import_module(f"fas_nb.{room}") for room in ROOMS]
     for name in MOVED[module].split():
-        [room] = [room for room in rooms if name in room.__all__]
-        assert getattr(old, name) is getattr(room, name), name
+        homes = [room for room in rooms if name in room.__all__ and getattr(room, name) is getattr(old, name)]
+        assert len(homes) == 1, name
     with pytest.raises(AttributeError, match=f"fas_nb.{module}.*no_such_name"): old.no_such_name
 
 def test_own_code_imports_from_where_a_name_stands():

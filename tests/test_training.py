@@ -8,11 +8,10 @@ import pytest
 import torch
 from conftest import BIN
 from fas_nb.dccdn import load_network
-from fas_nb.landmarks import mean_mesh
+from fas_nb.mean_face import mean_mesh
+from fas_nb.specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
 from fas_nb.training import drawn_frames, pack, train, unpack
-from fas_nb.vocab import (MESH, Fold, Frames, InputError, Labels, MCREAOptions, ModelOptions, Region, RunSpec,
-                          ScoringOptions,
-                          TrainingOptions)
+from fas_nb.vocab import MESH, Fold, Frames, InputError, Labels, Region
 
 def toy_set(n=12, side=40):
     "Drawn faces; every second one is a print and carries stripes."

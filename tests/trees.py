@@ -5,7 +5,8 @@ from pathlib import Path
 import av, h5py
 import numpy as np
 
-from fas_nb.datasets import MARKER, WMCA
+from fas_nb.datasets import MARKER
+from fas_nb.layouts import WMCA
 from fas_nb.synthetic import OULU_PROTOCOLS, oulu_members
 
 FRAMES = 12

@@ -7,7 +7,7 @@ __all__ = ['FLAGS', 'COMBINE', 'Verdict', 'predict', 'predict_picture', 'predict
            'video_frames', 'camera_frames', 'predict_frames']
 
 # %% ../nbs/42_verdicts.ipynb #x132195c
-import math
+import math, textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,8 +120,8 @@ def predict_picture(
     grow = .25*(x1 - x0)
     ax.set_xlim(max(x0 - grow, -.5), min(x1 + grow, width - .5))
     ax.set_ylim(min(y1 + grow, height - .5), max(y0 - grow, -.5))
-    ax.set_title("\n".join([f"{verdict.label}: score {verdict.score:.3f}, threshold {verdict.threshold:.3f}",
-                            *verdict.warnings]), fontsize=8)
+    said = [f"{verdict.label}: score {verdict.score:.3f}, threshold {verdict.threshold:.3f}", *verdict.warnings]
+    ax.set_title("\n".join(line for text in said for line in textwrap.wrap(text, 44)), fontsize=8)
     return ax
 
 # %% ../nbs/42_verdicts.ipynb #c036

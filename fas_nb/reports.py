@@ -24,9 +24,9 @@ from .pages import (build_table, code_block, detail_block, detail_frame, made_by
                           page, picture, protocol_file, table_figure, table_frames, unread, write_page)
 from .profiles import PROFILES, data_home, get_profile
 from .protocols import protocol_counts
-from .run_data import SPLITS, Data, frame_bytes, prepare
+from .run_data import SPLITS, Data, frame_bytes, prepare, protocol_datasets
 from .runs import is_made, read_result, read_scores, read_spec, results
-from .sessions import (ParameterGuard, Session, asked_methods, asked_runs, check_folder, networks_told,
+from .sessions import (PLACES, ParameterGuard, Session, asked_methods, asked_runs, check_folder, networks_told,
                              open_session, open_table, read_parameters, recorded_cell, repeat, run_name, run_notebook,
                              split_words, variants_of)
 from .shipped import how_made
@@ -38,39 +38,48 @@ from .vocab import InputError
 
 # %% ../nbs/51_reports.ipynb #c105
 def _page_jobs(session, tables, protocols, methods):
-    "Step -> (template, file, parameters) of the notebooks that write its pages."
+    "Step -> (template, file, parameters, runs that are shown) of the notebooks that write its pages."
     # as given: kernels start in this folder too
     common = {k: v for k, v in session.asked.items() if k != "methods"} | dict(
         profile=session.profile.name, overrides=json.dumps(session.asked["overrides"]), make=False)
+    def shown(protocols, variants):
+        return [c for c in session.cells if c.protocol in protocols and c.variant in variants]
     def of_protocol(name, variants):
-        benchmark, _, protocol = name.partition("/")
-        return common | dict(benchmark=benchmark, protocol=protocol, variants=",".join(variants))
-    def of_table(t): return common | ({"methods": methods} if t in METHOD_TABLES else {})
-    return {"2/3 protocol pages": [("protocol", protocol_file(p), of_protocol(p, v)) for p, v in protocols.items()],
-            "3/3 tables": [(f"table{t}", f"table{t}", of_table(t)) for t in tables]}
+        told = common | dict(zip(("benchmark", "protocol"), name.split("/", 1)), variants=",".join(variants))
+        return "protocol", protocol_file(name), told, shown([name], variants)
+    def of_table(t):
+        told = common | ({"methods": methods} if t in METHOD_TABLES else {})
+        return f"table{t}", f"table{t}", told, shown(TABLES[t].protocols, variants_of(t, methods))
+    return {"2/3 protocol pages": [of_protocol(*item) for item in protocols.items()],
+            "3/3 tables": [of_table(t) for t in tables]}
 
 PAGES_MADE = "pages.json"   # beside the executed notebooks: file -> what it follows from, and its hash
 
 def _all_facts(session):
-    "What every page of a session follows from, besides its own parameters."
-    code = {p.name: file_hash(p) for p in (*PACKAGE.glob("*.py"), PACKAGE/"assets/page.html")}
+    "Everything that the pages of a session follow from, besides their own parameters: name -> what it is now."
+    code = {f"code {p.name}": file_hash(p) for p in (*PACKAGE.glob("*.py"), PACKAGE/"assets/page.html")}
     facts = report_facts({c.spec.key() for c in session.cells}, {Path(f).name for f in session.data.stores.values()},
                          session.runs_dir)
-    return [code, facts, how_made(), session.data.failures, session.data.notes,
-            [[f.item.key(), f.reason] for f in session.failures]]
+    return code | facts | {f"run {f.item.key()} failed": f.reason for f in session.failures} | {
+        "networks": how_made(), "failures": session.data.failures, "notes": session.data.notes}
 
-def _page_mark(page, facts, parameters):
+def _page_mark(page, facts, session, parameters, cells):
     "What a page follows from and what it is, as hashes; None where there is no page."
-    return [digest_of(as_json([facts, parameters])), file_hash(page)] if page.exists() else None
+    datasets = {d for c in cells for d in protocol_datasets(c.protocol)}
+    own = {c.spec.key() for c in cells} | {Path(session.data.stores[d]).name for d in datasets}
+    mine = {k: v for k, v in facts.items() if not k.startswith(("run ", "store ")) or k.split(" ")[1] in own}
+    told = {k: v for k, v in parameters.items() if session.data.origin == "real" or k not in PLACES}
+    return [digest_of(as_json([mine, told])), file_hash(page)] if page.exists() else None
 
-def _write_pages(jobs, out, facts, workers, progress, what):
+def _write_pages(jobs, session, facts, workers, progress, what):
     "Execute the notebooks of pages that are not yet as they would be made; what failed, a line each."
-    path, place = out/PAGES_MADE, {file: (out.parent/f"{file}.html", facts, told) for _, file, told in jobs}
+    path = session.out/"notebooks"/PAGES_MADE
+    def mark(file, *told): return _page_mark(session.out/f"{file}.html", facts, session, *told)
     made = json.loads(path.read_text()) if path.exists() else {}
-    todo = [job for job in jobs if (mark := _page_mark(*place[job[1]])) is None or made.get(job[1]) != mark]
-    failed = _executed(todo, out, workers, progress, what)
-    made |= {file: _page_mark(*place[file]) for _, file, _ in todo}
-    write_atomically(path, as_json({file: mark for file, mark in made.items() if file not in failed}))
+    todo = [job for job in jobs if (now := mark(*job[1:])) is None or made.get(job[1]) != now]
+    failed = _executed(todo, path.parent, workers, progress, what)
+    made |= {job[1]: mark(*job[1:]) for job in todo}
+    write_atomically(path, as_json({file: now for file, now in made.items() if file not in failed}))
     return [f"{file}: {error}" for file, error in failed.items()]
 
 def _executed(jobs, out, workers, progress, what):
@@ -80,7 +89,7 @@ def _executed(jobs, out, workers, progress, what):
     failed = {}
     with ThreadPoolExecutor(max(1, workers)) as pool:   # papermill runs a kernel process each; the threads only wait
         begun = {pool.submit(run_notebook, template, out/f"{file}.ipynb", parameters): file
-                 for template, file, parameters in jobs}
+                 for template, file, parameters, _ in jobs}
         try:
             for job in tqdm(as_completed(begun), total=len(begun), desc=what, disable=not progress):
                 if error := job.exception(): failed[begun[job]] = error
@@ -116,7 +125,7 @@ def reproduce(
     facts = _all_facts(session)
     for step, jobs in _page_jobs(session, there, protocols, methods).items():
         say(f"{step}: {len(jobs)}")
-        failed += _write_pages(jobs, session.out/"notebooks", facts, workers, progress, step[4:])
+        failed += _write_pages(jobs, session, facts, workers, progress, step[4:])
     if session.data.shipped:
         say("rendered and trained live, beside what travels with the package")
         build_live(session, workers, progress)

@@ -164,13 +164,13 @@ def describe(
 ) -> dict[str, str]:          # for `export_onnx(about=…)`
     "What an exported file must say so that others score as we do."
     about = {f: getattr(detector, f) for f in ("scheme", "threshold", "origin", "frame_size", "run", "method")}
-    own = hasattr(detector.model, "score")
+    own, channels = hasattr(detector.model, "score"), SCHEMES[detector.scheme].channels
     about["scoring"] = asdict(replace(detector.scoring, size=size or detector.scoring.size))
     return dict(detector=json.dumps(about, sort_keys=True, allow_nan=False),
                 channels=", ".join(detector.model.outputs if own
-                                   else (c.name.lower() for c in SCHEMES[detector.scheme].channels)),
+                                   else (c.name.lower() for c in channels)),
                 threshold="none was chosen" if detector.threshold is None else repr(detector.threshold),
-                polarity=f"score = {detector.model.score.__doc__ if own else 'F_attack - F_real'}, higher = more like "
+                polarity=f"score = {detector.model.score.__doc__ if own else _formula(channels)}, higher = more like "
                          "an attack; an attack when score > threshold",
                 crop=f"square, {detector.scoring.box_factor} times the longer side of the face box, around its centre; "
                      "`recipe` says every step",

@@ -65,6 +65,7 @@ for _a, _b in ((Region.LEFT_EYE, Region.RIGHT_EYE), (Region.LEFT_BROW, Region.RI
     MIRRORED_REGION[[_a, _b]] = _b, _a
 
 # %% ../nbs/00_vocab.ipynb #c012
+# a new one needs a row in `CHANNEL_OF` and in `prompts.INSTRUMENTS`, and a place in `regions` (see 00_tour)
 class Species(StrEnum):
     "What was presented to the camera: a bona fide face, or an attack with an instrument of this species."
     BONA_FIDE = "bona_fide"

@@ -116,8 +116,12 @@ def _compare_oulu_list(path, members, partial):
     extra, missing = sorted(made - set(listed)), sorted(set(listed) - made)
     if extra or missing and not partial: raise InputError(
         f"{path.parent.name}/{path.name}: {len(missing)} listed videos are not on disk or not in the "
-        f"protocol{_first(missing)}, {len(extra)} videos of the protocol are not listed{_first(extra)}; complete "
-        "the data set, or accept part of it with partial=True (--partial)")
+        f"protocol{_first(missing)}, {len(extra)} videos of the protocol are not listed{_first(extra)}; "
+        + _way_out(extra))
+
+def _way_out(extra):
+    if extra: return "what no list names stops every run: take it out of the folder, or put the whole lists there"
+    return "complete the data set, or accept part of it with partial=True (--partial)"
 
 def _first(names): return f" ({', '.join(names[:5])})" if names else ""
 
@@ -179,8 +183,7 @@ def _compare_replay_lists(folder, presentations, partial):
         extra, missing = sorted(made - listed), sorted(listed - made)
         if extra or missing and not partial: raise InputError(
             f"{paths[0].name}, {paths[1].name}: {len(missing)} listed clips are not on disk{_first(missing)}, "
-            f"{len(extra)} clips are not listed{_first(extra)}; "
-            "complete the data set, or accept part of it with partial=True (--partial)")
+            f"{len(extra)} clips are not listed{_first(extra)}; " + _way_out(extra))
 
 def _source_splits(dataset, protocol, presentations, partial, lists):
     target = target_of(dataset, protocol)

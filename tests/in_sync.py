@@ -18,7 +18,7 @@ def readme() -> str:
         if cell.source.startswith("#| echo: false"):
             cell.cell_type, cell.source = "markdown", "\n".join("".join(o.data["text/markdown"]) for o in cell.outputs)
     body, _ = MarkdownExporter().from_notebook_node(notebook)
-    body = re.sub(r"\]\((images/|reports\)|\w+\.ipynb)", r"](nbs/\1", body)
+    body = re.sub(r"\]\((images/|reports\)|\w+\.ipynb)", r"](nbs/\1", body).replace("](../", "](")
     lines = [line.rstrip() for line in body.splitlines()]
     return "\n".join(line for i, line in enumerate(lines) if line or (i and lines[i - 1])).strip() + "\n"
 

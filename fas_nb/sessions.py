@@ -24,7 +24,7 @@ from .parallel import Failure, first_alone
 from .profiles import PROFILES, Profile, data_home, get_profile, suited
 from .run_data import SPLITS, Data, prepare
 from .runs import is_made, known_failures, make_runs, read_result, results
-from .shipped import how_made
+from .shipped import how_made, shipped
 from .specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
 from .table_grid import (METHOD_TABLES, TABLES, VARIANTS, Cell, changed_since, check_names, made_protocols,
                                protocol_runs)
@@ -163,6 +163,16 @@ class Session:
         return [c for c in self.cells if (c.protocol, c.variant) == (protocol, variant)]
 
 
+def _several_renderings():
+    "A sentence where shipped networks of one data set learnt from several renderings of it; empty where they did not."
+    marks = {}
+    for network in shipped().values():
+        for dataset, mark in network.told.get("provenance", {}).get("data", {}).items():
+            marks.setdefault(dataset, set()).add(mark)
+    several = sorted(dataset for dataset, found in marks.items() if len(found) > 1)
+    return (f"Not all of them learnt from the same rendering of {', '.join(several)}: the scenes are the same, single "
+            "pixels are not (the manifest of the networks says which). " if several else "")
+
 def networks_told(
     session:Session,
 ) -> str:            # empty where they were trained here
@@ -174,7 +184,7 @@ def networks_told(
                 f"pictures rendered here from seed {session.profile.pictures}")
     return (f"Networks: trained by make {made['profile']} on {made['date']} at revision {made['revision']} in "
             f"{made['core hours']:.1f} core-hours, shipped with the package; {pictures} were annotated and scored "
-            "here. "
+            f"here. {_several_renderings()}"
             + (f"Changed since in training: {since}; --train trains again." if changed else
                "Nothing that training depends on has changed since; --train trains again."))
 

@@ -15,7 +15,7 @@ from .costs import (COUNTED, MEASURED_WITH, SUSTAINED, Cost, annotated_frames, f
                           flops_method, images_drawn, mask_hours, method_work, run_flops, spread, table_cost, work)
 from .closure import closure_hash
 from .datasets import dataset_root
-from .manifest import PACKAGE, git_revision, machine, may_live, versions
+from .manifest import PACKAGE, git_revision, machine, may_live, measured, versions
 from .metrics import by_presentation
 from .pack import LIVE, pack_path, shipped_folder, write_pack
 from .parallel import first_alone, rank, take_gpu, team_size
@@ -123,8 +123,8 @@ def make_detector(
 
 def _tried():
     "What the bench of options measured; None where there is no checkout."
-    path = PACKAGE.parent/"nbs/bench/results/reference_options.json"
-    return json.loads(path.read_text())["figures"] if path.exists() else None
+    folder = PACKAGE.parent/"nbs/bench/results"
+    return measured("reference_options", folder)[0] if folder.is_dir() else None
 
 def ship_runs(
     session:Session,            # of a profile, with all its runs

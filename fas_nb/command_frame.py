@@ -125,8 +125,9 @@ def profile_options(parser:argparse.ArgumentParser):
     parser.add_argument("--render-seed", type=int, metavar="N", help="test such networks on pictures that are rendered "
                         "now from this seed (0 and more), not on those that travel with them")
     parser.add_argument("--partial", action="store_true",
-                        help="go on where listed presentations are not on disk, where lists contradict each other, or "
-                             "where a split of a table lacks a class; results are not those of the benchmark")
+                        help="go on where listed presentations are not on disk, where WMCA's lists contradict each "
+                             "other, or where a split of a table of your own lacks a class; results are not those of "
+                             "the benchmark")
 
 # %% ../nbs/57_command_frame.ipynb #c010
 def scheduler_of(args:argparse.Namespace) -> str|None:

@@ -25,8 +25,8 @@ def curves(
     what:str="dev AUC",     # an entry of the log
 ) -> pd.DataFrame:          # `dataset`, `variant` (its title), `run`, `step` and `what`
     "How an entry of the log moves, all runs of a data set at the same steps."
-    rows = [(c.spec.fold.dataset, VARIANTS[c.variant].title, c.spec.key(), row["step"], row[what]) for c in cells
-            for row in read_log(runs_dir/c.spec.key()) if row.get(what) is not None]
+    rows = [(c.spec.fold.dataset, VARIANTS[c.variant].title, key, row["step"], row[what]) for c in cells
+            for key in [c.spec.key()] for row in read_log(runs_dir/key) if row.get(what) is not None]
     table = pd.DataFrame(rows, columns=["dataset", "variant", "run", "step", what])
     def together(part):   # steps of any run, filled in where they lie between two of its own
         wide = part.pivot_table(what, "step", ["dataset", "variant", "run"])

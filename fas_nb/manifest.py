@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'PACKAGES', 'CRATE', 'HERE', 'file_hash', 'git_revision', 'versions', 'minor_versions', 'machine',
-           'digest_of', 'as_json', 'file_mark', 'whole_file', 'whole_folder', 'write_atomically', 'this_machine',
-           'whole_or_absent', 'may_live', 'project_root', 'place_of', 'shared_folder', 'meaning', 'syntax_hash',
-           'write_measured', 'measured', 'write_crate', 'read_crate', 'verify_crate']
+           'digest_of', 'as_json', 'file_mark', 'folder_hash', 'whole_file', 'whole_folder', 'write_atomically',
+           'this_machine', 'whole_or_absent', 'may_live', 'project_root', 'place_of', 'shared_folder', 'meaning',
+           'syntax_hash', 'write_measured', 'measured', 'write_crate', 'read_crate', 'verify_crate']
 
 # %% ../nbs/03_manifest.ipynb #c003
 import ast, hashlib, json, mimetypes, os, platform, shutil, subprocess, sysconfig, time, uuid
@@ -91,6 +91,21 @@ def file_mark(
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(os.path.relpath(f, path), s.st_size, s.st_mtime_ns) for f in files if f.is_file() for s in [f.stat()]]
     return digest_of(as_json(stats))[:16] if stats else ""
+
+def folder_hash(
+    folder:Path,
+    but:str="",   # names of files and folders in it that do not count begin so; hidden files never count
+) -> str:         # 64 hexadecimal digits
+    "SHA-256 over the names and bytes of what a folder holds."
+    return _hash_of_folder(folder, but, file_mark(folder))
+
+@cache   # the mark tells when it is another
+def _hash_of_folder(folder, but, mark):
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        name = path.relative_to(folder).as_posix()
+        if not (but and name.startswith(but)): total.update(f"{name} {file_hash(path)}\n".encode())
+    return total.hexdigest()
 
 # %% ../nbs/03_manifest.ipynb #c022
 @contextmanager

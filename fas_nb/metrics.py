@@ -67,7 +67,8 @@ class _Joint:
                     f"bootstrap: {len(v)} {k} for {len(wrong)} scores; give each item its cluster and its presentation")
             items.append(pd.DataFrame(dict(part=i, species=species, wrong=wrong.astype(float), **own)))
         self.items = pd.concat(items, ignore_index=True)
-        if singly:   # where clusters are few, presentations are drawn
+        self.together = _together(self.items)
+        if singly and self.together < FEW:   # where clusters are few, presentations are drawn
             few = self.items.groupby("species")["groups"].transform("nunique") < FEW
             self.items["groups"] = self.items.groups.astype(str).where(~few, self.items.units.astype(str))
         counts = self.items.groupby(["species", "groups", "part"]).wrong.agg(["size", "sum"]).unstack(fill_value=0)
@@ -76,8 +77,9 @@ class _Joint:
         self.seen, self.errors = {}, {}   # species -> [1 + replicates, parts]; the first row is what was observed
         for species, own in counts.groupby(level=0):
             own = np.ascontiguousarray(own.to_numpy(float))
-            drawn = np.stack([own.sum(0), *(np.bincount(rng.integers(len(own), size=len(own)), minlength=len(own)) @ own
-                                            for _ in range(replicates))])
+            k = len(own) - (1 < len(own) < FEW)   # one less than there are: else few spread too little (Rao and Wu)
+            drawn = np.stack([own.sum(0), *(np.bincount(rng.integers(len(own), size=k), minlength=len(own)) @ own
+                                            * (len(own)/k) for _ in range(replicates))])
             self.seen[species], self.errors[species] = np.split(drawn, 2, axis=1)
 
     def half(self, kind, weights=(1.,)):
@@ -107,13 +109,23 @@ class _Joint:
         return float(low), float(high)
 
     def mean(self, halves, weights):
-        "Weighted sum of independent halves: from their draws where all are sound, else from their limits."
+        "Weighted sum of independent halves: from their draws where enough clusters are behind, else from their limits."
         value = float(np.dot([h.value for h in halves], weights))
         if math.isnan(value): return value, None, ""
         notes = [h.note for h in halves if h.note]
-        if not notes: return value, self.between(sum(w*h.draws for h, w in zip(halves, weights))), ""
+        if not notes or self.together >= FEW:
+            return value, self.between(sum(w*h.draws for h, w in zip(halves, weights))), ""
         low, high = (math.sqrt(sum((w*(h.value - h.interval[i]))**2 for h, w in zip(halves, weights))) for i in (0, 1))
         return value, (max(value - low, 0.), min(value + high, 1.)), _joined(notes)
+
+def _together(items):
+    """Clusters that the mean over species rests on, where each test set has one of them and none has a single
+    cluster: all instruments, less one for each further species, whose mean it takes. 0 where species do not part so."""
+    each = items.groupby("species")["groups"].nunique()
+    people, attacks = each[each.index == BONA_FIDE], each[each.index != BONA_FIDE]
+    kinds = items[items.species != BONA_FIDE].groupby("part").species.nunique()
+    if len(attacks) < 2 or attacks.min() < 2 or (kinds > 1).any(): return 0
+    return int(min(attacks.sum() - len(attacks) + 1, *people))
 
 def _joined(notes):
     "Several marks as one."
@@ -191,7 +203,7 @@ class Difference(NamedTuple):
     value:float
     interval:tuple[float, float]
     note:str     # what to know about the interval
-    clusters:int # people or instruments, of the class that has fewest
+    clusters:int # people or instruments that it rests on, of the class that has fewest
 
 def compare(
     a:Sequence[Sequence[dict]], b:Sequence[Sequence[dict]],  # as in `mean_rate`, of two variants
@@ -205,16 +217,17 @@ def compare(
     parts, weights = _parts([*a, *b])
     plain = _Joint(parts, np.random.default_rng(0), 1, level)
     counts = plain.items.groupby("species")["groups"].nunique()
+    clusters = plain.together or int(counts.min())
     if reason := next(filter(None, map(_why, parts)), ""):
-        return Difference(math.nan, (math.nan, math.nan), reason, int(counts.min()))
-    few = [int(k) for k in counts if k < FEW]
+        return Difference(math.nan, (math.nan, math.nan), reason, clusters)
+    few = [int(k) for k in counts if k < FEW and clusters < FEW]
     joint, kind = _Joint(parts, rng, replicates, level, singly=True), "worst" if metric == "ACER" else "pooled"
     halves = [(joint.half(kind, w), joint.half(BONA_FIDE, w)) for w in weights]
     sign = np.repeat([.5/len(a), -.5/len(b)], [len(a), len(b)])
     value = sum(s*(x.value + y.value) for s, (x, y) in zip(sign, halves))
     draws = sum(s*(x.draws + y.draws) for s, (x, y) in zip(sign, halves))
     return Difference(float(value), joint.between(draws),
-                      _joined([f"ignores clustering, {k} clusters" for k in few]) if few else "", int(counts.min()))
+                      _joined([f"ignores clustering, {k} clusters" for k in few]) if few else "", clusters)
 
 # %% ../nbs/41_metrics.ipynb #c063
 def epsilon_figure(

@@ -121,7 +121,8 @@ def made_by(
     told = dict([
         ("command", f"{command}   {stands_for(command)}".rstrip()),
         ("data", session.data.origin
-         + (", without listed presentations that are not on disk (--partial)" if session.data.partial else "")),
+         + (", folds made of what is there (--partial): what lists name may be lost, contradicted or lack a class"
+            if session.data.partial else "")),
         *([("networks", networks_told(session))] if session.data.shipped else []),
         ("masks", SEGMENTERS.get(session.profile.segmenter, session.profile.segmenter)),
         ("landmarks", LANDMARKS.get(session.profile.landmarks, session.profile.landmarks)),

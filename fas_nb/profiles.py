@@ -31,6 +31,9 @@ class Profile:
     # `module:function`
     depth:str = "auto"
     seeds:tuple[int, ...] = (0,)
+    # rows that are trained with more seeds where a species is left out, and these
+    repeated:tuple[str, ...] = ()
+    more_seeds:tuple[int, ...] = (1, 2)
     protocols:tuple[str, ...] = ()   # `dataset/protocol` that are made; empty: all
     channels:str = ""        # planes of WMCA's face crops, e.g. `rgb,depth`; empty: raw recordings
     # folder of the files that say where the face is, as `apart` reads it; empty: the detector alone
@@ -59,7 +62,7 @@ PROFILES = {p.name: p for p in (
     # over night on two cores; the shipped networks are its runs
     Profile("reference", "reference", 160, ModelOptions(width=8, theta=0.),
             TrainingOptions(size=64, steps=1500, batch=8, lr=6e-3, schedule="one_cycle", leak=.1, balanced=True),
-            ScoringOptions(frames=1, size=64)),
+            ScoringOptions(frames=1, size=64), repeated=("ours", "no_mcrea")),
     Profile("small", "small", 192, ModelOptions(width=32),
             TrainingOptions(size=128, epochs=200, batch=32, lr=4e-4, schedule="one_cycle"),
             ScoringOptions(frames=5, size=128), seeds=(0, 1, 2)),

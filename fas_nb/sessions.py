@@ -292,7 +292,7 @@ def open_session(
     # written down, so that every page and command says it
     asked["overrides"] = suited(chosen, trained_on(chosen, asked["overrides"], data_root), data_folder)
     chosen = get_profile(profile, asked["overrides"])
-    common = dict(workers=workers, scheduler=scheduler, progress=progress) if make else dict(workers=1, progress=False)
+    common = dict(workers=workers, scheduler=scheduler, progress=progress)
     try: numbers = tuple(int(s) for s in split_words(seeds))
     except ValueError: raise InputError(f"seeds {seeds!r} are not whole numbers separated by commas", 2) from None
     with first_alone(): data = prepare(chosen, list(protocols), data_folder, runs, **common, render=not data_root)

@@ -230,9 +230,13 @@ def protocol_runs(
     deep = {v: "depth" in get_method(VARIANTS[v].method).inputs for v in possible}
     cells = [Cell(protocol, v, make_spec(profile, fold, v, seed, hashes[deep[v]])) for fold in data.folds(protocol)
              for hashes in [{depth: data_hashes(fold, data, depth) for depth in set(deep.values())}] for v in possible
-             for seed in seeds or profile.seeds]
+             for seed in seeds or _seeds_of(v, protocol, profile)]
     if not data.shipped: return cells
     return [replace(c, spec=network.taking(c.spec)) for c in cells if (network := shipped_network(c))]
+
+def _seeds_of(variant, protocol, profile):
+    again = variant in profile.repeated and protocol in TABLES[5].protocols
+    return (*profile.seeds, *(seed for seed in profile.more_seeds if again and seed not in profile.seeds))
 
 def changed_since(
     cells:list[Cell],    # of shipped networks

@@ -19,8 +19,8 @@ from .datasets import CAN_RENDER
 from .learning import build_learning
 from .live import build_live, make_live, open_live
 from .manifest import (CRATE, PACKAGE, as_json, digest_of, file_hash, folder_hash, git_revision, machine,
-                             place_of, project_root, read_crate, shared_folder, verify_crate, versions, write_atomically,
-                             write_crate)
+                             place_of, project_root, read_crate, shared_folder, verify_crate, versions,
+                             write_atomically, write_crate)
 from .pages import (build_table, code_block, detail_block, detail_frame, made_by, made_tables, not_learnt, notice,
                           page, picture, protocol_file, table_figure, table_frames, unread, write_page)
 from .profiles import PROFILES, data_home, get_profile

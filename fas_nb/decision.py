@@ -196,6 +196,6 @@ def score_frames(
 # %% ../nbs/40_decision.ipynb #xcd9126c
 __getattr__ = moved_names(
     __name__, detector="Detector save_model run_file load_model recipe describe scorer export_scorer",
-    verdicts="FLAGS COMBINE Verdict predict predict_picture predict_sheet media_files passed_over video_frames "
+    verdicts="FLAGS COMBINE Verdict predict show_verdict verdict_sheet media_files passed_over video_frames "
              "camera_frames predict_frames",
     pictures="PICTURES VIDEOS is_junk is_picture read_image")

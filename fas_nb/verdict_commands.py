@@ -118,12 +118,12 @@ def _judged(args, source, model):
     return verdict, images[which]
 
 def _overlay(args, source, image, verdict, names):
-    from fas_nb.verdicts import predict_sheet
+    from fas_nb.verdicts import verdict_sheet
     stem = Path(str(source).replace("/", "_") if args.camera is not None else source).stem[:80]
     names[stem] = names.get(stem, 0) + 1                    # two files of one name in different folders
     path = Path(args.overlay)/f"{stem}{f'_{names[stem]}' if names[stem] > 1 else ''}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    predict_sheet(image, verdict).savefig(path, dpi=110)
+    verdict_sheet(image, verdict).savefig(path, dpi=110)
     return str(path)
 
 fas_predict = console_command(_predict_parser, _predict)

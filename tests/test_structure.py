@@ -74,7 +74,7 @@ MOVED = {   # names that a module gave before parts of it had rooms of their own
             "contact_sheet extract_frames sensor_crop annotate_dataset outdated fill_stores failed_files without_face "
             "faceless crop_sensor",
     "decision": "Detector save_model run_file load_model recipe describe scorer export_scorer FLAGS COMBINE Verdict "
-                "predict predict_picture predict_sheet media_files passed_over video_frames camera_frames "
+                "predict show_verdict verdict_sheet media_files passed_over video_frames camera_frames "
                 "predict_frames PICTURES VIDEOS is_junk is_picture read_image",
     "datasets": "LAYOUTS SPLIT_WORDS SPECIES_HINTS SPLIT_HINTS Layout dataset_name presentation_of OULU CASIA "
                 "ReplayAttack container_of frame_shape WMCA MSU UnknownWord Table count_video_frames declared_frames "

@@ -127,7 +127,7 @@ def _train_block(session, live):
 def make_live(
     session:Session,          # of shipped networks
     live:Session|None,        # of `open_live`
-    workers:int=1,            # few: pages are made meanwhile
+    workers:int=2,
     progress:bool=False,
 ) -> tuple[pd.DataFrame|None, Session|None]:   # what was rendered, and `live` with what failed
     "Render some pictures and train one network."

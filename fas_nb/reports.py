@@ -21,6 +21,7 @@ from .live import build_live, make_live, open_live
 from .manifest import (CRATE, PACKAGE, as_json, digest_of, file_hash, folder_hash, git_revision, machine,
                              place_of, project_root, read_crate, shared_folder, verify_crate, versions,
                              write_atomically, write_crate)
+from .parallel import beside
 from .pages import (build_table, code_block, detail_block, detail_frame, made_by, made_tables, not_learnt, notice,
                           page, picture, protocol_file, table_figure, table_frames, unread, write_page)
 from .profiles import PROFILES, data_home, get_profile
@@ -125,13 +126,12 @@ def reproduce(
     # before what pages follow from is written down: it adds to the stores
     live = open_live(session, workers=workers, progress=progress) if session.data.shipped else None
     facts = _all_facts(session)
-    with ThreadPoolExecutor(1) as beside:   # training has one thread; pages wait for kernels to start
-        if session.data.shipped:
-            say("meanwhile one network is trained here, and some pictures are rendered")
-            made = beside.submit(make_live, session, live)
-        for step, jobs in _page_jobs(session, there, protocols, methods).items():
-            say(f"{step}: {len(jobs)}")
-            failed += _write_pages(jobs, session, facts, workers, progress, step[4:])
+    if session.data.shipped:
+        say("meanwhile one network is trained here, and some pictures are rendered")
+        made = beside(make_live, session, live, workers)   # pages wait for their kernels to start, a training does not
+    for step, jobs in _page_jobs(session, there, protocols, methods).items():
+        say(f"{step}: {len(jobs)}")
+        failed += _write_pages(jobs, session, facts, workers, progress, step[4:])
     if session.data.shipped: build_live(session, *made.result())
     return build_folder(tables, session, failed), failed
 

@@ -65,7 +65,7 @@ def _change(c, table):
     if c["value"] is None: return "undefined", f"{title} ({c['note']})"
     said = verdict(c["interval"], c["clusters"], "worse", "better")["text"]
     part = f", over {of} of {all_of} species" if of < all_of else ""
-    return ("no difference that this test set can show" if said == "none seen" else said,
+    return ("no difference that these test sets and trainings can show" if said == "none seen" else said,
             "{} {:+.1f} ({:+.1f} to {:+.1f}{})".format(title, c["value"], *c["interval"], part))
 
 def _left_out_parts(made):

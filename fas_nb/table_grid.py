@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'TABLES', 'PAPER_TABLES', 'METHOD_TABLES', 'SCORING_MODULES', 'TRAINS', 'SCORES', 'REPORTING',
-           'WITH_SENSOR', 'Variant', 'TableSpec', 'code_hashes', 'code_hash', 'Cell', 'data_hashes', 'make_spec',
-           'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'changed_since', 'shipped_network',
-           'made_protocols', 'table_runs']
+           'WITH_SENSOR', 'Variant', 'TableSpec', 'published', 'columns_of', 'code_hashes', 'code_hash', 'Cell',
+           'data_hashes', 'make_spec', 'options_of', 'no_sensor', 'check_names', 'protocol_runs', 'changed_since',
+           'shipped_network', 'made_protocols', 'table_runs']
 
 # %% ../nbs/44_table_grid.ipynb #c103
 import hashlib, json
@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
+
 from .closure import closure_hash
-from .manifest import file_hash
+from .manifest import file_hash, shared_folder
 from .methods import METHODS, get_method
 from .profiles import PROFILES, Profile
 from .protocols import PROTOCOLS
@@ -91,6 +93,27 @@ TABLES = {
 
 PAPER_TABLES = (1, 2, 3, 4, 5)
 METHOD_TABLES = (1, 2, 3)   # that compare methods; the others compare ways to train ours
+
+# %% ../nbs/44_table_grid.ipynb #c212
+def published(
+    table:int,             # number of the table
+) -> pd.DataFrame:         # methods x columns, per cent, as printed
+    "The paper's table, without rows where it has none; Table 5 is turned so that rows are methods."
+    if not TABLES[table].published: return pd.DataFrame(columns=list(columns_of(table)))
+    frame = pd.read_csv(shared_folder("published")/f"{TABLES[table].published}.csv", index_col=0)
+    return frame.T.rename({"without_mcrea": "w/o MCREA", "with_mcrea": "Ours"}) if table == 5 else frame
+
+def columns_of(
+    table:int,                           # number of the table
+) -> dict[str, tuple[str, str]]:         # column -> (what, of which protocol); what: `value`, `std`, `mean`
+    "Where each column of a table comes from."
+    protocols = TABLES[table].protocols
+    if table == 2: return {c: ("value", p) for c, p in zip(published(2).columns, protocols)}
+    if table == 3:
+        return {c: ("std" if c.endswith("std") else "value", f"oulu_npu/{c.split('_')[1]}")
+                for c in published(3).columns}
+    species = {p.removeprefix("wmca/LOO_"): ("value", p) for p in protocols}
+    return species | {"mean": ("mean", ""), "std": ("mean_std", "")}
 
 # %% ../nbs/44_table_grid.ipynb #c109
 # what measurements of whole runs name as theirs

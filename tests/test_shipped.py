@@ -28,12 +28,16 @@ def test_each_network_has_the_key_that_training_would_give_it():
         assert network.taking(own).network_key() == network.key, (protocol, variant, fold)
 
 def test_every_run_of_the_papers_tables_has_a_network_and_its_curve():
+    from fas_nb.profiles import PROFILES
     from fas_nb.table_grid import PAPER_TABLES, TABLES
-    networks = shipped()
+    networks, profile = shipped(), PROFILES["reference"]
     wanted = {(p, v) for t in PAPER_TABLES for p in TABLES[t].protocols for v in TABLES[t].variants}
     assert wanted == {(protocol, variant) for protocol, variant, *_ in networks}
     folds = {(p, v): {fold for q, w, fold, _ in networks if (p, v) == (q, w)} for p, v, *_ in networks}
     assert all(len(found) == (6 if p in ("oulu_npu/3", "oulu_npu/4") else 1) for (p, _), found in folds.items()), folds
+    again = {(p, v): {seed for q, w, _, seed in networks if (p, v) == (q, w)} for p, v in wanted}
+    assert all(seeds == ({0, 1, 2} if v in profile.repeated and p in TABLES[5].protocols else {0})
+               for (p, v), seeds in again.items()), again
     curves = learning_curves().groupby("key")["dev AUC"].count()
     assert all(curves[s.key[:12]] > 3 for s in networks.values())
 

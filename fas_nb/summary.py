@@ -142,5 +142,5 @@ def statement(session:Session, failed) -> list[dict]:
          "species make one rate, and sixteen details of the region "
                                "exchange are not stated; two printed summaries do not follow from their columns."),
         ("what is not covered", "Compared methods were run where a table shows rows of them beside ours (fas_reproduce "
-         "--methods). Intervals hold the threshold and the trained network fixed; the spread over seeds is shown apart "
-         "where there are several.")])]
+         "--methods). Intervals hold the threshold and the trained network fixed, but for a change against ours; the "
+         "spread over seeds is shown apart where there are several.")])]

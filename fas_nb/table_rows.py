@@ -107,8 +107,9 @@ def entry(
         interval, note = rate.interval or (), rate.note
     other = [r["presentation" if unit == "frame" else "frame"][metric] for r in made]
     mean = lambda split: float(np.mean([r["auc"][split] for r in made if r["auc"][split] is not None] or [math.nan]))
-    counted = {"frames": sum(r["frames"]["test"] for r in made),
-               "presentations": sum(r["presentations"]["test"] for r in made),
+    once = [r for c, r in zip(cells, made) if c.spec.seed == cells[0].spec.seed]   # seeds share their test set
+    counted = {"frames": sum(r["frames"]["test"] for r in once),
+               "presentations": sum(r["presentations"]["test"] for r in once),
                "identities": max(r["identities"]["test"] for r in made), "runs": len(made)}
     return Entry(float(folds.mean()), _spread_over(table, "fold", 0), _spread_over(table, "fold", 1),
                  seed_std=_spread(seeds, 1), seeds=len(seeds), interval=tuple(100*x for x in interval), note=note,

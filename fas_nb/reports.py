@@ -195,8 +195,8 @@ def build_index(
                 "small": "page of an earlier run: making it again failed" if name in old else ""}
     rows, variants = _rows(tables, session, there)
     blocks = [dict(heading="What was found", points=[*found(made, origin), *filter(None, [networks_told(session)])],
-                   note="Intervals of 95 %: other people and instruments in the test set. Trained networks stay as they "
-                        "are, but in a change against ours, whose interval holds what training again changes where "
+                   note="Intervals of 95 %: other people and instruments in the test set. Trained networks stay as "
+                        "they are, but in a change against ours, whose interval holds what training again changes where "
                         "ours has several seeds."),
               dict(heading="Tables", rows=rows, pictures=table_pictures(out, made),
                    columns=["table", "ours, %", "95 %", "metric", "what", "runs", "data", "command"],

@@ -196,8 +196,8 @@ def build_index(
     rows, variants = _rows(tables, session, there)
     blocks = [dict(heading="What was found", points=[*found(made, origin), *filter(None, [networks_told(session)])],
                    note="Intervals of 95 %: other people and instruments in the test set. Trained networks stay as "
-                        "they are, but in a change against ours, whose interval holds what training again changes where "
-                        "ours has several seeds."),
+                        "they are, but in a change against ours, whose interval holds what training again changes "
+                        "where ours has several seeds."),
               dict(heading="Tables", rows=rows, pictures=table_pictures(out, made),
                    columns=["table", "ours, %", "95 %", "metric", "what", "runs", "data", "command"],
                    note="Ours: the mean, or the first column where there is none."),

@@ -8,7 +8,7 @@ __all__ = ['ABANDONED', 'find_runs', 'garbage', 'collect_garbage', 'all_together
 # %% ../nbs/50_ablations.ipynb #c103
 import json, shutil, time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from .costs import (COUNTED, MEASURED_WITH, SUSTAINED, Cost, annotated_frames, flops_image, flops_mask,
@@ -113,15 +113,17 @@ def all_together(folds:Iterable[Fold]) -> Fold:
 def make_detector(
     session:Session,
     path:Path,        # where its weights are put, in half precision
-) -> dict:            # its result, as `runs.results` gives it
+) -> dict:            # its result, as `runs.results` gives it, and its `steps`
     "Train one network on all that any run of a session learns from, with a threshold of its own: for `fas_predict`."
     fold, profile = all_together([c.spec.fold for c in session.cells]), session.profile
+    # it learns from all data sets: twice the steps of a run of a table gave a dev AUC of .98, once .97
+    profile = replace(profile, training=replace(profile.training, steps=2*profile.training.steps))
     cell = Cell("all/detector", "ours",
                 make_spec(profile, fold, "ours", profile.seeds[0], data_hashes(fold, session.data)))
     if failed := make_runs([cell], session.data, session.runs_dir, workers=1): raise InputError(
         f"the detector could not be trained: {failed[0].reason}")
     to_half(session.runs_dir/cell.spec.key()/"model.safetensors", path)
-    return read_result(cell.spec, session.runs_dir)
+    return read_result(cell.spec, session.runs_dir) | dict(steps=profile.training.steps)
 
 _CARD = """# The detector that travels with the package
 
@@ -136,7 +138,8 @@ photograph shows how the method answers; it protects nothing.
 theta {theta:g} |
 | sha-256 | `{sha256}` |
 | licence | Apache-2.0 |
-| trained on | {train} rendered presentations in the layouts of {sets}: {kinds}; dev and test have other people |
+| trained on | {train} rendered presentations in the layouts of {sets}: {kinds}; \
+in {steps} steps; dev and test have other people |
 | threshold | equal error rate on dev ({dev} presentations) |
 | measured on | {test} rendered presentations of test, one frame each; AUC {auc[test]:.3f} (dev {auc[dev]:.3f}, train \
 {auc[train]:.3f}) |
@@ -169,7 +172,8 @@ def detector_card(
     named = [LAYOUTS[d].title for d in sorted(told["provenance"]["data"])]
     kinds = [BONA_FIDE.replace("_", " "), *sorted(set(counts["train"]) - {BONA_FIDE})]
     return _CARD.format(
-        **{k: facts[k] for k in ("profile", "revision", "date")}, **told["presentations"], auc=told["auc"],
+        **{k: facts[k] for k in ("profile", "revision", "date")}, **told["presentations"],
+        auc=told["auc"], steps=told["steps"],
         width=profile.model.width, size=profile.training.size, theta=profile.model.theta, sha256=sha256,
         sets=_listed(named), kinds=_listed(kinds), errors="\n".join(rows))
 

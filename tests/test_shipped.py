@@ -48,9 +48,11 @@ def test_the_pack_holds_pictures_of_dev_and_test():
 
 def test_the_card_of_the_detector_tells_its_numbers():
     from fas_nb.ablations import detector_card
-    card = (ROOT/"data_cards/detector.md").read_text()
+    card, told = (ROOT/"data_cards/detector.md").read_text(), how_made()["detector"]
     assert card == detector_card(how_made(), file_hash(shipped_folder()/DETECTOR))
-    assert "never seen a real attack" in card
+    assert file_hash(shipped_folder()/DETECTOR) in card and "never seen a real attack" in card
+    for species, rate in told["presentation"]["APCER of"].items():
+        assert f"| {species} let in (APCER) | {rate['n']} | {100*rate['value']:.1f} % |" in card
 
 def test_the_manifest_names_no_place_of_a_machine():
     text = (shipped_folder()/"manifest.json").read_text()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMESPACES', 'EXPRESSIONS', 'TRAITS', 'MASKS', 'PIVOT', 'RELIEF', 'IRIS', 'head_ids', 'HeadBank', 'head_bank',
            'vertex_normals', 'smoothed', 'head_shape', 'rotation', 'turned', 'Look', 'look_of', 'hair_field',
-           'brow_field', 'neck_field', 'skin_regions', 'blood_field', 'melanin_field', 'skin_relief', 'skin_albedo',
-           'paint_albedo', 'eye_albedo', 'mesh_points']
+           'brow_field', 'neck_field', 'skin_regions', 'blood_field', 'melanin_field', 'skin_relief', 'greying',
+           'skin_albedo', 'paint_albedo', 'eye_albedo', 'mesh_points']
 
 # %% ../nbs/09_heads.ipynb #c003
 from dataclasses import dataclass
@@ -262,7 +262,7 @@ def blood_field(
     wings, below = _spot((.014, -.205, .668), .007), _spot((.031, -.200, .699), .009)
     places = (.22*_spot((.043, -.185, .670), .018) + .20*_spot((0, -.225, .676), .012) + .22*wings
               + .12*_spot((0, -.205, .612), .014) + .30*ears + .10*lids + .10*below - .06*_spot((0, -.19, .76), .03))
-    blotches = 1 + .45*noise(shape, (16, 32, 64), rng)
+    blotches = 1 + .6*noise(shape, (16, 32, 64), rng)
     vessels = .035*noise(shape, (128, 256), rng, fade=1)*np.clip(places*4, .4, 1.5)
     return np.clip(.7*places*look.redness*blotches + .05*noise(shape, (10, 20), rng) + vessels, -.10, .5)
 
@@ -274,7 +274,7 @@ def melanin_field(
     (_, age, african, asian, caucasian) = head_bank().traits[head].astype(float)
     around = (_spot((.030, -.197, .707), .013)*rng.uniform(.06, .24)
               + _spot((0, -.19, .765), .035)*rng.uniform(-.02, .08))
-    field = around + .05*noise(shape, (8, 16, 32), rng) + .025*noise(shape, (96, 192), rng, fade=1)
+    field = around + .065*noise(shape, (8, 16, 32, 64), rng) + .03*noise(shape, (96, 192), rng, fade=1)
     if rng.random() < .45*caucasian:       # freckles on cheeks and nose
         specks = np.clip(noise(shape, ((320, 160), (480, 240)), rng, fade=1) - 1.1, 0, 1)
         field += .35*specks*np.clip(_spot((.03, -.195, .675), .022) + _spot((0, -.22, .69), .02), 0, 1)
@@ -294,7 +294,33 @@ def skin_relief(
     bend = .003*noise(shape, (6, 12), rng)
     brow = np.sin((z + bend)*2*np.pi/.0105)*_spot((0, -.19, .765), .03)
     crow = np.sin((z + 1.3*np.abs(x) + bend)*2*np.pi/.0055)*_spot((.062, -.165, .712), .010)
-    return (.5*net - .7*pores*wide + max(0., age - .5)*rng.uniform(4, 12)*(brow + .7*crow)).astype(np.float32)
+    lumps = .9*noise(shape, ((96, 48), (192, 96)), rng, fade=.8)*(.4 + wide)
+    aged = max(0., age - .5)*rng.uniform(4, 12)*(brow + .7*crow)
+    return (.6*net + lumps - .9*pores*wide + aged - _folds_of(head)).astype(np.float32)
+
+# lines of the landmarks, how wide (metres), how deep (units of `RELIEF`), and how soon they come with age
+_FOLDS = (((129, 203, 206, 216), .0024, 9., 1.), ((233, 232, 231, 230, 229), .0015, 4., .7),
+          ((128, 121, 120, 119), .0020, 5., 1.6), ((212, 202, 204), .0018, 4., 2.), ((61, 212), .0016, 4., 1.5))
+
+@lru_cache(maxsize=8)
+def _fold(chain, wide):
+    "A groove along landmarks on both sides of the face, 1 in its middle; float32 [h, w]."
+    bank, (x, y, z) = head_bank(), _surface()
+    chain = list(chain)
+    line = (bank.template[bank.mesh_vertices[chain]]*bank.mesh_weights[chain][..., None]).sum(1)
+    line[:, 0] = np.abs(line[:, 0])
+    place, away = np.stack([np.abs(x), y, z], -1), np.full(x.shape, 1., np.float32)
+    for a, b in zip(line[:-1], line[1:]):
+        t = np.clip((place - a) @ (b - a)/((b - a) @ (b - a)), 0, 1)[..., None]
+        away = np.minimum(away, np.linalg.norm(place - a - t*(b - a), axis=-1))
+    return np.exp(-(away/wide)**2/2).astype(np.float32)
+
+@lru_cache(maxsize=24)
+def _folds_of(head):
+    "Folds beside the nose and mouth and lines under the eyes, deeper with age; units of `RELIEF`, float32 [h, w]."
+    rng, age = np.random.default_rng([747, head]), float(head_bank().traits[head][1])
+    old = np.clip(1.25*age + rng.normal(0, .12), .1, 1.3)
+    return sum(old**late*deep*rng.uniform(.5, 1.3)*_fold(chain, wide) for chain, wide, deep, late in _FOLDS)
 
 RELIEF = 5e-5   # metres
 
@@ -306,25 +332,29 @@ def _lash_line():
         lash = np.maximum(lash, _soft(.0022 - gap, .0004)*(place[1] < -.18)*(.55 + .45*(place[2] > .7149)))
     return lash
 
+def greying(
+    head:int,  # id of a head
+) -> float:    # 0-1
+    "Share of grey hairs: more with age."
+    rng, age = np.random.default_rng([746, head]), float(head_bank().traits[head][1])
+    return float(np.clip(rng.normal(2.6*(age - .72), .12), 0, .9))
+
 def _hairs_on(albedo, head, rng):
-    "Lay brows, the hair of the scalp and stubble over a skin."
+    "The ground under hairs that stand there: roots under brows and stubble, a dark scalp that fades at its line."
     look, place, (lips, _, ears) = look_of(head), _surface(), _soft_masks()
     shape, hair = lips.shape, np.array(look.hair, np.float32)
-    single = noise(shape, ((192, 384), (384, 384), (768, 192)), rng, fade=1)      # hairs get rarer towards their line
-    rare = .5 + .14*np.clip(single, -1.5, 1.5)
-    hairs = lambda inside, width: _soft(_soft(inside, width) - rare, .10)*(inside > -4*width)
-    if look.stubble:   # each hair is dark where it leaves the skin; the roots shine through, bluish
+    if look.stubble:   # the roots shine through the skin, bluish
         beard = _soft(np.minimum(.668 - place[2], -.105 - place[1]), .006)*(1 - lips)
         beard = beard*_soft(.057 - np.abs(neck_field(place) + .05), .006)
-        dots = np.clip(noise(shape, ((768, 384),), rng) - .2, 0, 1.5)
-        albedo = albedo*np.exp(-look.stubble*(beard*(.40 + .30*dots))[..., None]*np.float32([1.05, 1., .85]))
-    brow = hairs(brow_field(place, look.brows), .0012)*look.brow_density
+        albedo = albedo*np.exp(-look.stubble*(.48*beard)[..., None]*np.float32([1.05, 1., .85]))
+    brow = _soft(brow_field(place, look.brows) - .0008, .0011)*look.brow_density*.32
     strands = ((48, 48), (96, 96), (192, 192)) if look.style == "curly" else ((192, 24), (384, 48))
-    strand = np.clip(1 + .35*noise(shape, strands, rng, fade=.9), .3, 2)[..., None]
+    strand = np.clip(.8 + .25*noise(shape, strands, rng, fade=.9), .3, 1.5)[..., None]
     edge = hair_field(place, look.hairline, look.temples) + .0022*noise(shape, ((24, 24), (48, 48)), rng)
-    scalp = hairs(edge, .0035)*(1 - ears)*(look.style != "bald")
+    scalp = .92*_soft(edge - .006, .0026)*(1 - ears)*(look.style != "bald")
     albedo = albedo + brow[..., None]*(np.minimum(.65*hair, .10) - albedo)          # brows are darker than hair
-    return albedo + scalp[..., None]*(hair*strand - albedo)
+    ground = np.minimum(hair, .16)*(1 - greying(head)) + .13*greying(head)
+    return albedo + scalp[..., None]*(ground*strand - albedo)
 
 @lru_cache(maxsize=24)
 def skin_albedo(
@@ -339,7 +369,7 @@ def skin_albedo(
     veins = cv2.GaussianBlur(vein, (0, 0), 1.5)*thin
     density = (living*melanin_field(head))[..., None]*_MELANIN + (living*blood_field(head))[..., None]*_BLOOD
     density += (living*veins)[..., None]*_VEIN
-    density += (living*np.clip(-.03*skin_relief(head), -.03, .10))[..., None]     # what lies deep is darker
+    density += (living*np.clip(-.03*skin_relief(head), -.05, .20))[..., None]     # what lies deep is darker
     albedo = skin*np.exp(-density)
     moles = cv2.GaussianBlur((rng.random(shape) > .99993).astype(np.float32), (0, 0), 1.1)
     albedo *= 1 - (np.clip(4*moles, 0, .6)*living)[..., None]
@@ -377,7 +407,7 @@ def eye_albedo(
     look, rng = look_of(head), np.random.default_rng([732, head])
     angle = ((np.arange(128) + .5)/128*np.pi)[:, None, None]
     fibres = .75 + .5*np.repeat(rng.random((1, 32, 1)), 4, 1)
-    white = np.array([.40, .365, .345])*(1 - .35*_soft(angle - .8, .15))*np.exp(
+    white = np.array([.29, .26, .245])*(1 - .6*_soft(angle - .78, .12))*np.exp(
         -.22*np.clip(noise((128, 128), ((8, 48), (16, 96)), rng), 0, 2)[..., None]*_soft(angle - .55, .08)*_BLOOD)
     iris = np.array(look.iris)*fibres*(1 - .65*np.exp(-((angle - .40)/.05)**2))
     colour = white + _soft(.40 - angle, .012)*(iris - white)

@@ -6,15 +6,16 @@
 __all__ = []
 
 # %% ../nbs/13_people.ipynb #c003
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from .heads import (RELIEF, _spot, eye_albedo, hair_field, head_bank, head_shape, look_of, skin_albedo,
+from .hair import _long_groom, beard_hair, brow_hair, groom_of, grown, lashes, lid_line, moved
+from .heads import (RELIEF, _spot, eye_albedo, greying, hair_field, head_bank, head_shape, look_of, skin_albedo,
                           skin_regions, skin_relief, turned, vertex_normals)
 from .optics import noise
-from .tracing import (SKIN_WALK, _bitmap, _glossy, _matte, _mesh, _mitsuba, _normals, _Part, _rgb, _translucent,
+from .tracing import (SKIN_WALK, _bitmap, _curves, _glossy, _hairy, _matte, _mesh, _mitsuba, _normals, _Part, _rgb, _translucent,
                             cut_mesh)
 from .vocab import Region
 
@@ -28,10 +29,11 @@ class _Body:
     eyes:np.ndarray     # float [2, 4] centre and radius of the eyeballs, left first
     gaze:np.ndarray     # float [3, 3]
     turn:np.ndarray     # float [3, 3]
+    rest_eyes:np.ndarray # float [2, 4] before the head turns
 
 def _body(head, expression, turn, gaze):
     rest, eyes = head_shape(head, expression), head_bank().eyes[head].astype(float)
-    return _Body(head, rest, turned(rest, turn), np.c_[turned(eyes[:, :3], turn), eyes[:, 3]], turn @ gaze, turn)
+    return _Body(head, rest, turned(rest, turn), np.c_[turned(eyes[:, :3], turn), eyes[:, 3]], turn @ gaze, turn, eyes)
 
 def _part(number): return head_bank().triangles[head_bank().part == number]
 
@@ -64,10 +66,17 @@ def _hair_height(head):
     top = np.clip(1 + (template[:, 2] - .78)/.12, .55, 1.4)
     lifted = look.volume*np.clip(field/.022, 0, 1)*(1 + (.5 if curls else .3)*ripple)*top
     scalp = np.zeros(len(template), bool); scalp[head_bank().vertex[_part(0)]] = True
-    ears = np.zeros(len(template), bool); uv, mask = head_bank().uv, head_bank().masks[2]
-    texel = (np.clip(uv, 0, .9999)*mask.shape[::-1]).astype(int)
-    ears[head_bank().vertex[mask[texel[:, 1], texel[:, 0]] > 40]] = True
+    ears = np.zeros(len(template), bool); ears[head_bank().vertex[_ears()]] = True
     return np.where(scalp & ~ears, lifted, 0)
+
+_CAP = .25   # of the hair's height: a dark ground under the strands
+
+@lru_cache(maxsize=1)
+def _ears():
+    "Which corners are on an ear."
+    uv, mask = head_bank().uv, head_bank().masks[2]
+    texel = (np.clip(uv, 0, .9999)*mask.shape[::-1]).astype(int)
+    return mask[texel[:, 1], texel[:, 0]] > 40
 
 @lru_cache(maxsize=1)
 def _oily():
@@ -80,7 +89,7 @@ def _skin(head, alpha):
     "The surface of a living head: its colours, its relief, its oil, and the light inside."
     import cv2
     hairy = cv2.GaussianBlur((skin_regions(head) == Region.HAIR).astype(np.float32), (0, 0), 2)[..., None]
-    patches = 1 + .25*noise(hairy.shape[:2], (24, 96, 384), np.random.default_rng([735, head]), fade=.8)[..., None]
+    patches = 1 + .4*noise(hairy.shape[:2], (24, 96, 192, 384), np.random.default_rng([735, head]), fade=.8)[..., None]
     shine = (1 - .8*hairy)*np.clip(_oily()*patches, .15, 1)      # hair that is cut short scatters, it does not shine
     relief = (_bitmap(skin_relief(head)[..., None]), RELIEF)
     return _translucent(SKIN_WALK, skin_albedo(head), alpha, 1.45, _bitmap(shine), relief)
@@ -97,23 +106,28 @@ def _fabric(rng):
     colour = rng.uniform(.03, .5)*np.clip(rng.normal(1, .25, 3), .3, 1.7); n = 192
     pattern = 1 + .05*noise((n, n), (8, 48, 192), rng, fade=.9)
     if rng.random() < .35: pattern *= 1 - rng.uniform(.2, .6)*((np.arange(n)*rng.integers(8, 30)/n % 1 > .5)[:, None])
-    return _matte(_bitmap(np.clip(pattern[..., None]*colour, .01, .9)))
+    folds = noise((n, n), ((3, 9), (5, 18), (9, 30)), rng, fade=.6)[..., None]
+    cloth = {"type": "diffuse", "reflectance": _bitmap(np.clip(pattern[..., None]*colour, .01, .9))}
+    cloth = {"type": "bumpmap", "arbitrary": _bitmap(folds), "scale": float(rng.uniform(.001, .004)), "inner": cloth}
+    return _mitsuba().load_dict({"type": "twosided", "inner": cloth}), colour
 
 def _person(head, rng, *, surface=None, bare=None, eye=None, shape=None, hair=True, hidden=None):
     """Dress a body in skin, hair and a garment, unless another `surface` is given for the head, the `bare` neck or the
     `eye`, and another `shape`; corners of the skin that a mask has `hidden` are left out: nothing comes through it."""
     look, bank, alpha = look_of(head), head_bank(), float(rng.choice((.28, .34, .40)))
     skin, neck = surface or _skin(head, alpha), bare or _translucent(SKIN_WALK, look.skin, alpha, 1.45, .6)
-    eye, fabric = eye or _eye(head, False), _fabric(rng)
+    eye, (fabric, tone) = eye or _eye(head, False), _fabric(rng)
     inside, tooth = _matte(_rgb((.10, .025, .022))), _glossy(_rgb((.56, .49, .39)), .3)
-    above, below = _neckline(int(rng.random() < .4))
+    kind = int(rng.random() < .4); above, below = _neckline(kind)
+    collar = _collar(kind, _matte(_rgb(np.clip(tone*rng.uniform(.7, 1.2), .01, .9))), rng)
     seen = _part(0) if hidden is None else _part(0)[~hidden[_part(0)].all(1)]
     planar = _template()[:, [0, 2]]/(.6, .4) + (.5, -1.1)
 
     def dress(body):
         vertices = body.vertices if shape is None else shape(body.vertices)
         normals = vertex_normals(vertices)
-        if hair: vertices = vertices + normals*_hair_height(head)[:, None]; normals = vertex_normals(vertices)
+        if hair:
+            vertices = _capped(vertices, head); normals = vertex_normals(vertices)
         points, normals = _corners(vertices), _corners(normals)
         wide = points + normals*.008
         parts = [_Part(_mesh(skin[0], points, normals, bank.uv, seen), skin_regions(head), skin[1]),
@@ -122,8 +136,61 @@ def _person(head, rng, *, surface=None, bare=None, eye=None, shape=None, hair=Tr
                  _Part(_mesh(fabric, below(wide), below(normals), below(planar), below.triangles), Region.BACKGROUND),
                  _Part(_mesh(inside, points, normals, bank.uv, _part(2)), Region.MOUTH),
                  _Part(_mesh(tooth, points, normals, bank.uv, _part(3)), Region.MOUTH)]
-        return parts + _eyeballs(body, eye), None
+        return parts + collar(below(wide)) + _eyeballs(body, eye), None
     return dress
+
+@lru_cache(maxsize=4)
+def _hem(kind):
+    "Corners of the garment along its neckline, from the back around the neck."
+    below, (x, y, _) = _neckline(kind)[1], _template().T
+    edge = np.unique(below.triangles); edge = edge[edge >= len(x)]             # made by the cut
+    return edge[np.argsort(np.arctan2(below(x[:, None])[edge, 0], below(y[:, None])[edge, 0] + .09))]
+
+def _collar(kind, cloth, rng):
+    "The edge of a garment: a rib, a shirt's collar, or a hood that hangs on the back."
+    style, wide = str(rng.choice(("rib", "shirt", "hood"), p=(.6, .22, .18))), rng.uniform(.0035, .007)
+    high, n = rng.uniform(.016, .028), 96
+    front = np.pi - np.abs(np.linspace(-np.pi, np.pi, n, endpoint=False))      # radians from the middle of the front
+
+    def dress(points):
+        hem = points[_hem(kind)]
+        at = np.linspace(0, len(hem), n, endpoint=False)
+        wave = np.fft.rfft(np.stack([np.interp(at, np.arange(len(hem) + 1), np.r_[c, c[0]]) for c in hem.T]))
+        wave[:, 9:] = 0; line = np.fft.irfft(wave, n).T                        # no corner of a triangle is left in it
+        out = line - line.mean(0); out[:, 2] = 0; out /= np.linalg.norm(out, axis=1, keepdims=True)
+        line = line - .003*out
+        made = [_tube(line, wide, True, 8)]
+        if style == "hood": made.append(_tube(line + .016*out, np.interp(front, (.3, 1.6, 3.1), (.006, .016, .03)), True, 10))
+        if style == "shirt":
+            low = np.interp(front, (.06, .5, 1.2), (1.4, 1., .8))[:, None]
+            rows = [line, line + (0, 0, high) - .002*out, line + (0, 0, high) + .005*out,
+                    line + (.016 + .006*low)*out - low*(0, 0, .5*high)]
+            made.append((np.stack(rows)[:, 1:].reshape(-1, 3), _grid(len(rows), n - 1)))        # open in front
+        points, triangles = _joined(made)
+        return [_Part(_mesh(cloth, points, _normals(points, triangles), points[:, [0, 2]], triangles), Region.BACKGROUND)]
+    return dress
+
+def _grid(rows, columns):
+    "Triangles of a sheet of rows and columns of points."
+    cell = np.arange(rows*columns).reshape(rows, columns)
+    return np.concatenate([np.stack(t, -1).reshape(-1, 3) for t in (
+        (cell[:-1, :-1], cell[1:, 1:], cell[:-1, 1:]), (cell[:-1, :-1], cell[1:, :-1], cell[1:, 1:]))])
+
+def _wet(body):
+    "The wet rim along the lower lids, and the flesh in the inner corner of the eyes; they are never asked for truth."
+    rims, flesh = [], []
+    for side in (0, 1):
+        line, ball = lid_line(body.rest, side, False, 16), body.rest_eyes[1 - side]
+        inwards = ball[:3] - line; inwards /= np.linalg.norm(inwards, axis=1, keepdims=True)
+        rims.append(_tube(line + .0005*inwards, np.interp(np.arange(16), (0, 5, 12, 15), (.0003, .0005, .0006, .0006)), False))
+        inner = line[-1] + (.0012*np.sign(line[0, 0] - line[-1, 0]), .0006, 0)
+        flesh.append(_tube(inner + np.linspace(-1, 1, 5)[:, None]*(.0011, 0, 0), .0012*np.array([.5, .9, 1, .9, .4]), False))
+    parts = []
+    for pieces, colour in ((rims, (.34, .19, .16)), (flesh, (.36, .15, .13))):
+        points, triangles = _joined(pieces); points = turned(points, body.turn)
+        parts.append(_Part(_mesh(_glossy(_rgb(colour), .08, 1.376), points, _normals(points, triangles), points[:, :2],
+                                 triangles), Region.SKIN, truth="none"))
+    return parts
 
 def _eyeballs(body, bsdf):
     "Both eyes; the pole of the sphere is the pupil."
@@ -142,9 +209,10 @@ def _tube(path, radius, closed, sides=6):
     along = np.roll(path, -1, 0) - np.roll(path, 1, 0)
     if not closed: along[0], along[-1] = path[1] - path[0], path[-1] - path[-2]
     along /= np.linalg.norm(along, axis=1, keepdims=True)
-    across = np.cross(along, np.where(np.abs(along[:, :1]) > .9, [0., 0, 1], [1., 0, 0]))
+    across = np.cross(along, np.eye(3)[np.abs(along).max(0).argmin()])    # one axis for all rings: none is twisted
     across /= np.linalg.norm(across, axis=1, keepdims=True); other = np.cross(along, across)
     angle = np.arange(sides)*2*np.pi/sides
+    radius = np.reshape(radius, (-1, 1, 1))                          # one, or one for each point
     points = path[:, None] + radius*(np.cos(angle)[:, None]*across[:, None] + np.sin(angle)[:, None]*other[:, None])
     ring = np.arange(n*sides).reshape(n, sides)
     here, there = (ring, np.roll(ring, -1, 0)) if closed else (ring[:-1], ring[1:])
@@ -211,51 +279,79 @@ def _with_glasses(rng, attack=False):
         return parts, None
     return dress
 
-def _grid(rows, columns):
-    "Triangles of a sheet of rows and columns of points."
-    cell = np.arange(rows*columns).reshape(rows, columns)
-    return np.concatenate([np.stack(t, -1).reshape(-1, 3) for t in (
-        (cell[:-1, :-1], cell[1:, 1:], cell[:-1, 1:]), (cell[:-1, :-1], cell[1:, :-1], cell[1:, 1:]))])
+# %% ../nbs/13_people.ipynb #c012
+def _still(head): return _body(head, {}, np.eye(3), np.eye(3))
+
+def _capped(vertices, head):
+    "Vertices with the dark ground on them that hair grows from."
+    return vertices + vertex_normals(vertices)*_CAP*_hair_height(head)[:, None]
+
+@lru_cache(maxsize=12)
+def _own_hair(head): return grown(groom_of(head), head, _capped(head_shape(head), head), grey=greying(head))
+
+@lru_cache(maxsize=12)
+def _own_face_hair(head): return brow_hair(head, head_shape(head)), beard_hair(head, head_shape(head))
+
+def _strands(strands, points, region, alpha=.38, shine=.24, truth="strands"):
+    "Hairs as a part of the scene; nothing where there are none."
+    if not len(strands): return []
+    return [_Part(_curves(points, strands.radius, _hairy(strands.colour, alpha, shine)), region, truth=truth)]
+
+def _with_hair(head, wearer, grow=None, on=lambda body: body.rest, bare=None, region=Region.HAIR, alpha=.38, shine=.24):
+    """Dress a body in the hair of a head. It grows `on` vertices made from the `wearer`'s body before it turns, that is
+    also what it stays outside of; there is none where the corners of the skin are `bare`."""
+    made, ground = [], lambda body: _capped(on(body), head)
+    def dress(body):
+        if not made:
+            start = ground(_still(wearer))
+            strands = grow(start) if grow else _own_hair(head)
+            if bare is not None: strands = strands[~_on_corners(bare)[strands.vertices].any(1)]
+            made.extend((strands, start))
+        points = moved(*made, ground(body))
+        return _strands(made[0], turned(points.reshape(-1, 3), body.turn).reshape(points.shape), region, alpha, shine), None
+    return dress
+
+def _on_corners(field):
+    "A truth about corners as one about vertices: any of its corners."
+    found = np.zeros(len(head_bank().template), bool); found[head_bank().vertex[field]] = True
+    return found
+
+def _with_face_hair(head, bare=None):
+    "Dress a body in brows, lashes and a beard; none where the corners of the skin are `bare`."
+    brows, beard = _own_face_hair(head)
+    if bare is not None: brows, beard = (s[~_on_corners(bare)[s.vertices].any(1)] for s in (brows, beard))
+    start, left = head_shape(head), np.sign(brows.roots(head_bank().template)[:, 0]) > 0
+    dark = np.minimum(.5*np.array(look_of(head).hair), .05)
+
+    def dress(body):
+        pose = lambda points: turned(points.reshape(-1, 3), body.turn).reshape(points.shape)
+        grown = [(brows[left], Region.LEFT_BROW, "strands"), (brows[~left], Region.RIGHT_BROW, "strands"),
+                 (beard, Region.SKIN, "none")]
+        parts = [part for strands, region, truth in grown
+                 for part in _strands(strands, pose(moved(strands, start, body.rest)), region, .45, .25, truth)]
+        points, radius = lashes(head, body.rest, body.rest_eyes)
+        colour = np.broadcast_to(dark, (len(points), 3, 3)).astype(np.float32)
+        own = _Part(_curves(pose(points), radius, _hairy(colour, .5, .2)), Region.SKIN, truth="none")
+        return [*parts, own, *_wet(body)], None
+    return dress
 
 _WIGS = ((.45, .33, .13), (.30, .04, .03), (.02, .015, .015), (.42, .41, .40), (.10, .10, .40), (.35, .10, .25))
 
-def _with_long_hair(head, rng, wig=False):
-    "Dress a body in hair down to the jaw or the shoulders: its own, or a wig."
-    draw = rng if wig else np.random.default_rng([734, head])       # one's own hair is part of the look
-    colours = np.array([look_of(head).hair, *_WIGS])
-    colour = colours[draw.choice(7, p=(.2, .25, .13, .2, .1, .06, .06))] if wig else colours[0]
-    volume, drop = draw.uniform(.010, .022) + .008*wig, draw.uniform(.05, .19)
-    rows, columns = 30, 120
-    azimuth = np.linspace(-np.pi, np.pi, columns)                     # 0 is the back of the head
-    degrees = np.degrees(np.abs(azimuth)); fringe = draw.uniform(.60, .88) + .06*wig
-    lock = noise((1, columns), ((1, 10), (1, 60)), draw)[0]
-    wave = noise((rows, columns), ((3, 16), (4, 36)), draw)
-    lock[-1], wave[:, -1] = lock[0], wave[:, 0]                       # the sheet closes at the parting
-    strands = noise((128, 512), ((2, 96), (3, 256), (5, 480)), draw, fade=1)[..., None]
-    texture = np.clip(colour*np.exp((.35 if wig else .55)*strands), .004, .9)
-    surface = _glossy(_bitmap(texture), .25 if wig else .4, 1.45 if wig else 1.3)
-    s = np.linspace(.02, 1, rows)[:, None]
-    uv = np.stack(np.broadcast_arrays(np.linspace(0, 1, columns), s), -1).reshape(-1, 2)
-    triangles = _grid(rows, columns)
+def _with_wig(head, rng):
+    "Dress a body in a wig: a cap, and fibres of one colour that shine, and lie too well."
+    colour = np.array([look_of(head).hair, *_WIGS])[rng.choice(7, p=(.25, .25, .13, .2, .07, .05, .05))]
+    cut = replace(_long_groom(rng, float(rng.choice((-1., 1.)))), flow="side", clump=.85, frizz=.003, height=.008)
+    if cut.top < .2: cut = replace(cut, top=.22, sides=.2, gravity=.5, lift=.3)
+    seed, lower = int(rng.integers(2**31)), rng.uniform(.002, .008)
+    grow = lambda shape: grown(cut, head, shape, colour=tuple(colour), spread=.10, lower=lower, seed=seed)
+    on = lambda body: body.rest + .006*vertex_normals(body.rest)*(~_on_corners(_ears()))[:, None]
+    look, fabric = look_of(head), _matte(_rgb(.4*colour))
+    edge = cut_mesh(_part(0), np.where(_ears(), -1, hair_field(tuple(_template().T), look.hairline, look.temples) + lower))
+    hair = _with_hair(head, head, grow, on, region=Region.INSTRUMENT, alpha=.2, shine=.7)
 
     def dress(body):
-        scalp = body.rest[head_bank().vertex[_part(0)].ravel()]; scalp = scalp[scalp[:, 2] > .735]
-        centre = np.array([0, -.105, .735])
-        axes = np.array([np.abs(scalp[:, 0]).max(), 0, scalp[:, 2].max() - centre[2]]) + volume*np.array([1, 0, .7])
-        back, front = scalp[:, 1].max() - centre[1] + volume, centre[1] - scalp[:, 1].min() + .6*volume
-        quarter = np.pi/2*axes[2]
-        length = np.interp(degrees, (0, 90, 112, 128, 150, 180),
-                           quarter*np.array([1, 1, .95, .80, fringe + .02, fringe]))
-        length = length + drop*np.interp(degrees, (92, 110), (1, 0)) + .004*lock
-        path = s*length
-        polar, below = np.minimum(path/quarter, 1)*np.pi/2, np.maximum(path - quarter, 0)
-        deep = np.where(np.cos(azimuth) > 0, back, front)
-        ripple = (.003 if wig else .004)*wave*np.clip(path/.08, 0, 1)
-        hug = 1 - .10*np.clip(degrees - 120, 0, 40)/40*s**4                 # the fringe lies on the forehead
-        radius = np.sin(polar)*hug
-        points = centre + np.stack([(axes[0] + ripple)*np.sin(azimuth)*radius, (deep + ripple)*np.cos(azimuth)*radius,
-                                    (axes[2] + ripple)*np.cos(polar) - below], -1)
-        points = turned(points.reshape(-1, 3), body.turn)
-        normals = _normals(points, triangles)
-        return [_Part(_mesh(surface, points, normals, uv, triangles), Region.INSTRUMENT if wig else Region.HAIR)], None
+        normals = vertex_normals(body.vertices)
+        points, normals = edge(_corners(body.vertices + .006*normals)), edge(_corners(normals))
+        return [_Part(_mesh(fabric, points, normals, edge(head_bank().uv), edge.triangles), Region.INSTRUMENT),
+                *hair(body)[0]], None
     return dress

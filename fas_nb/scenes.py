@@ -6,15 +6,18 @@
 __all__ = ['shoot', 'portrait']
 
 # %% ../nbs/14_scenes.ipynb #c003
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from .heads import (RELIEF, head_bank, head_ids, head_shape, look_of, mesh_points, paint_albedo, rotation,
+from .hair import groom_of, grown
+from .heads import (RELIEF, greying, head_bank, head_ids, head_shape, look_of, mesh_points, paint_albedo, rotation,
                           skin_albedo, skin_regions, skin_relief, smoothed, turned, vertex_normals)
 from .optics import FACE, FACE_BOX, Light, Pinhole, Surroundings, draw_pinhole, draw_surroundings, draw_wall
-from .people import (_body, _corners, _eye, _hair_height, _joined, _part, _person, _printed_eye, _prints,
-                           _template, _template_points, _tube, _with_glasses, _with_long_hair)
+from .people import (_body, _capped, _corners, _eye, _hair_height, _joined, _part, _person, _printed_eye,
+                           _prints, _template, _template_points, _tube, _with_face_hair, _with_glasses, _with_hair,
+                           _with_wig)
 from .tracing import (COMPOSED, SILICONE_WALK, SKIN_WALK, TRACED, Shot, _bitmap, _glossy, _matte, _mesh, _mitsuba,
                             _normals, _numbers, _Part, _rgb, _stage, _trace, _translucent, cut_mesh)
 from .vocab import Region, Species
@@ -114,7 +117,8 @@ def _shell(kind, body, other, outward, gap, folds):
     return shell + outward*(np.maximum(buried, 0) + folds)
 
 def _with_mask(kind, field, face, wearer, rng):
-    "Dress a body in a paper, rigid or flexible mask that shows the head `face`."
+    """Dress a body in a paper, rigid or flexible mask that shows the head `face`; and what its vertices are, over a body
+    before it turns."""
     bank, paper = head_bank(), kind == Species.PAPERMASK
     edge = max(0, rng.uniform(-.0003, .0005)) if paper else 0.         # metres of bare white along a cut
     cut, rim = cut_mesh(_part(0), field - edge), cut_mesh(_part(0), np.minimum(field, edge - field)) if edge else None
@@ -130,20 +134,23 @@ def _with_mask(kind, field, face, wearer, rng):
     face_on = dict(smile=rng.uniform(0, .5), open=max(0, rng.uniform(-.3, .6)), frown=max(0, rng.uniform(-.5, .4)))
     other = (head_shape(face, face_on) - bank.eyes[face][:, :3].mean(0))*scale
 
-    def dress(body):
+    def on(body):
         outward = vertex_normals(smoothed(body.rest, 10))              # lips and nostrils keep their size
-        shell = turned(_shell(kind, body, other, outward, gap, folds), body.turn)
-        if kind == Species.FLEXIBLEMASK: shell = shell + vertex_normals(shell)*_hair_height(face)[:, None]
+        return _shell(kind, body, other, outward, gap, folds)
+
+    def dress(body):
+        shell = turned(on(body), body.turn)
+        if kind == Species.FLEXIBLEMASK: shell = _capped(shell, face)
         points, normals = _corners(shell), _corners(vertex_normals(shell))
         part = lambda cut, bsdf, *more: _Part(
             _mesh(bsdf, cut(points), cut(normals), cut(bank.uv), cut.triangles), *more)
         parts = [part(cut, surface, regions, inner)] + ([part(rim, white, Region.INSTRUMENT)] if rim else [])
         return [*parts, *_eye_prints(prints, body)], np.where(covered, shell, body.vertices)
-    return dress
+    return dress, lambda body: np.where(covered, on(body), body.rest)
 
 def _puppet(head, rng):
-    "A modelled head: paint or lacquer, fixed eyes of glass or paint, bald or with hair that was modelled with it."
-    alpha, moulded = (.12, .22, .38)[rng.integers(3)], rng.random() < .6
+    "A modelled head: paint or lacquer, fixed eyes of glass or paint; bald, or hair that was modelled or glued on."
+    alpha, hair = (.12, .22, .38)[rng.integers(3)], str(rng.choice(("moulded", "glued", "painted"), p=(.35, .5, .15)))
     paint = paint_albedo(head)*np.exp(rng.normal(0, .05, 3))
     surface = _glossy(_bitmap(np.clip(paint, .01, .9)), alpha, 1.5), None
     bare = _glossy(_rgb(look_of(head).skin), alpha, 1.5), None
@@ -151,9 +158,25 @@ def _puppet(head, rng):
 
     def shape(vertices):
         vertices = smoothed(vertices, 3)
-        if not moulded: return vertices
+        if hair != "moulded": return vertices
         return smoothed(vertices + vertex_normals(vertices)*_hair_height(head)[:, None]*waves, 1)
-    return _person(head, rng, surface=surface, bare=bare, eye=_eye(head, rng.random() < .5), shape=shape, hair=False)
+    layers = [_person(head, rng, surface=surface, bare=bare, eye=_eye(head, rng.random() < .5), shape=shape, hair=False)]
+    if hair != "glued" or not groom_of(head): return layers
+    cut = replace(groom_of(head), clump=.95, clumps=60, thick=.00024)                # tufts of coarse fibre
+    return layers + [_with_hair(head, head, lambda vertices: grown(cut, head, vertices, spread=.08),
+                                on=lambda body: shape(body.rest), alpha=.26, shine=.6)]
+
+def _haired(head, species, field, mask, worn):
+    "Layers of hair of a person, who may wear a mask with hair of its own."
+    if species == Species.FLEXIBLEMASK:
+        grow = lambda vertices: grown(groom_of(worn), worn, vertices, grey=greying(worn))
+        hair = [_with_hair(worn, head, grow, on=mask)] if groom_of(worn) else []
+        return hair + [_with_face_hair(head, bare=field > -.004)]
+    if mask is None: own = [_with_hair(head, head)]
+    else: own = [_with_hair(head, head, lambda vertices: grown(groom_of(head), head, vertices, grey=greying(head)),
+                            on=mask, bare=field > 0)]
+    return own*(groom_of(head) is not None and species != Species.WIG) + [_with_face_hair(
+        head, bare=None if field is None else field > -.002)]
 
 def _costume(species, head, rng, worn=None):
     "All that is put before the camera: functions from a body to parts."
@@ -161,14 +184,15 @@ def _costume(species, head, rng, worn=None):
     masked = species in (Species.PAPERMASK, Species.RIGIDMASK, Species.FLEXIBLEMASK)
     field = _mask_field(species, rng) if masked else None
     hidden = field > .006 if masked else None
-    if masked and species != Species.FLEXIBLEMASK: hidden &= _corners(_hair_height(head)) == 0   # hair is over it
-    if species == Species.FAKEHEAD: layers = [_puppet(head, rng)]
+    if species == Species.FAKEHEAD: layers = _puppet(head, rng)
     else: layers = [_person(head, rng, hair=species != Species.WIG, hidden=hidden)]
-    if species == Species.WIG: layers.append(_with_long_hair(head, rng, wig=True))
-    if masked and worn is None: worn = int(rng.choice(head_ids("masks")))
-    top = worn if species == Species.FLEXIBLEMASK else head             # whose hair is seen
-    if species != Species.WIG and look_of(top).style == "long": layers.append(_with_long_hair(top, rng))
-    if masked: layers.append(_with_mask(species, field, worn, head, rng))
+    mask = None
+    if masked:
+        if worn is None: worn = int(rng.choice(head_ids("masks")))
+        dress, mask = _with_mask(species, field, worn, head, rng)
+        layers.append(dress)
+    if species != Species.FAKEHEAD: layers += _haired(head, species, field, mask, worn)
+    if species == Species.WIG: layers.append(_with_wig(head, rng))
     if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True))
     elif glasses and species not in (Species.PAPERMASK, Species.RIGIDMASK): layers.append(_with_glasses(rng))
     return layers
@@ -198,23 +222,40 @@ def _board(reach, rng):
     return [_quad(middle, half + far*rng.uniform(.005, .02), roll, _matte(_rgb(frame))),
             _quad(middle - (0, .002, 0), half, roll, _matte(_bitmap(picture)))]
 
+def _finger(side, j, start, thick, rng):
+    "Course and radii of a finger from its round tip to the knuckle: three bones, bent at two joints."
+    size, bend = (.96, 1.04, 1., .82)[j], rng.uniform(.1, .5, 2)
+    angle = np.cumsum([0., bend[0], bend[1]]); bones = size*np.array([.024, .026, .042])
+    ends = np.cumsum(np.r_[0, bones]); t = np.r_[0, .0012, .003, np.linspace(.006, ends[-1], 15)]
+    turns = np.interp(t, ends[:-1] + (0, -.004, -.004), angle)         # joints are round
+    steps = np.diff(t, prepend=0)[:, None]*np.stack([side*np.cos(turns), -.75*np.sin(turns), .12*np.sin(turns)], 1)
+    radius = np.interp(t, np.r_[0, .0012, .003, .008, ends[1], .5*(ends[1] + ends[2]), ends[2], ends[3] - .018, ends[3]],
+                       np.array([.0012, .0038, .0054, .0066, .0074, .0070, .0085, .0078, .0105]))
+    short = np.array([side*(.004*abs(j - 1.3) + .010*(j == 3)), 0, .0172*thick*j])
+    return start + short + np.cumsum(steps, 0), size*thick*radius
+
 def _hand(side, flesh, nail, rng):
     "A hand beside the face, perhaps with a phone or a sheet of paper in it."
     mi = _mitsuba()
     edge, height, count = FACE_BOX*rng.uniform(.55, .85), rng.uniform(-.09, .07), int(rng.integers(1, 5))
-    tips = [np.array([side*(edge + .004*abs(j - 1.3)), FACE[1] - .004*j, FACE[2] + height + .018*j])
-            for j in range(count)]
-    tubes = [_tube([tip, tip + (side*.03, -.001, -.002), tip + (side*.07, 0, -.004)], .0086, False, 10) for tip in tips]
-    knuckles = [tip + (side*.07, .002, -.004) for tip in (tips[0], tips[-1])]
-    wrist = (knuckles[0] + knuckles[-1])/2 + (side*.09, .01, -.08)
-    tubes += [_tube([knuckle + (0, .004, 0), wrist + (0, .004, 0)], .014, False, 10) for knuckle in knuckles]
-    points, triangles = _joined(tubes)
-    def ball(centre, radius, bsdf, inner=None):
-        made = mi.load_dict({"type": "sphere", "center": centre.tolist(), "radius": radius, "bsdf": bsdf})
+    tips, pieces, nails, thick = [], [], [], rng.uniform(.85, 1.08)
+    for j in range(count):
+        path, radius = _finger(side, j, np.array([side*edge, FACE[1] - .004*j, FACE[2] + height]), thick, rng)
+        tips.append(path[0]); pieces.append(_tube(path, radius, False, 12))
+        nails.append((path[0] + (side*.0045, -.62*radius[3], .0004), .62*radius[3]))
+    knuckles = [piece[0].reshape(-1, 12, 3)[-1].mean(0) for piece in pieces]
+    wrist = np.mean(knuckles, 0) + (side*.085, .012, -.06)
+    for knuckle in knuckles:                                             # the back of the hand, towards the wrist
+        bone = knuckle + np.linspace(-.05, 1, 8)[:, None]*(wrist - knuckle) + (0, .003, 0)
+        pieces.append(_tube(bone, thick*np.linspace(.0115, .021, 8), False, 12))
+    points, triangles = _joined(pieces)
+    def ball(centre, radius, bsdf, inner=None, squeezed=1.):
+        T = mi.ScalarTransform4f; place = T().translate(centre.tolist()) @ T().scale([1.25, squeezed, 1.])
+        made = mi.load_dict({"type": "sphere", "to_world": place @ T().scale(float(radius)), "bsdf": bsdf})
         return _Part(made, Region.BACKGROUND, inner)
     hand = _mesh(flesh[0], points, _normals(points, triangles), points[:, :2], triangles)
-    parts = [_Part(hand, Region.BACKGROUND, flesh[1]), *(ball(tip, .0086, *flesh) for tip in tips)]
-    parts += [ball(tip + (side*.001, -.0042, .0005), .0052, nail) for tip in tips]
+    parts = [_Part(hand, Region.BACKGROUND, flesh[1])]
+    parts += [ball(centre, radius, nail, squeezed=.55) for centre, radius in nails]
     kind = rng.choice(("phone", "paper", "none"), p=(.4, .4, .2))
     half = {"phone": (.036, .075), "paper": (rng.uniform(.03, .08), rng.uniform(.05, .12))}.get(kind)
     if half is None: return parts
@@ -238,7 +279,8 @@ def _motion(clip, species, rng, yaw=0.):
     base, sway = rng.normal(0, (.14, .08, .04)), rng.normal(0, (.04, .03, .015))
     base[0] += yaw
     phase, pace = rng.uniform(0, 2*np.pi, 6), rng.uniform(.35, .9, 6)
-    smile, jaw, frown = rng.uniform(0, (.5, .6, .6))*(rng.random(3) < (.6, .35, .3))
+    smile, jaw, frown = rng.uniform(0, (.6, .6, .6))*(rng.random(3) < (.6, .35, .3))
+    if rng.random() < .22: smile, jaw, frown = rng.uniform(.7, 1.1), rng.uniform(.15, .4), 0.         # shows teeth
     lids, look = rng.uniform(-.02, .12), rng.normal(0, (.10, .05))
     for t in range(clip):
         wave = np.sin(phase + pace*t)
@@ -295,7 +337,8 @@ def portrait(
     soft = Surroundings(np.full(3, .5), (lamp,), np.full((4, 4, 3), .4, np.float32), 1.)
     stage, wall = _stage(soft)
     body = _body(head, dict(blink=.08), np.eye(3), np.eye(3))
-    parts = [wall] + _person(head, np.random.default_rng(0))(body)[0]
+    layers = [_person(head, np.random.default_rng(0)), *_haired(head, Species.BONA_FIDE, None, None, None)]
+    parts = [wall] + [part for layer in layers for part in layer(body)[0]]
     matrix = np.eye(4); matrix[:3] = np.stack([(-1, 0, 0), (0, 0, 1), (0, 1, 0), FACE + (0, -1.1, 0)], 1)
     pinhole = Pinhole(matrix, .55*min(size[0], .8*size[1])*1.1/FACE_BOX, tuple(size))
     radiance, hits, truth, scene = _trace(stage, parts, pinhole, spp, 0)

@@ -8,6 +8,8 @@ __all__ = ['TRACED', 'COMPOSED', 'SKIN_WALK', 'SILICONE_WALK', 'Shot', 'Cut', 'c
 # %% ../nbs/12_tracing.ipynb #c003
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -113,6 +115,7 @@ class _Part:
     shape:object     # of Mitsuba
     region:object    # a `Region`, or uint8 [h, w] looked up at the texture coordinates
     inner:object=None # a `Translucent`, where light walks inside
+    truth:str="solid" # or `strands`, which decide where they are most of what is around, or `none`: seen, never asked
 
 def _mesh(bsdf, points, normals, uv, triangles):
     "A Mitsuba mesh from arrays."
@@ -125,6 +128,24 @@ def _mesh(bsdf, points, normals, uv, triangles):
         values[name] = np.ascontiguousarray(array, kind).ravel()
     values.update()
     return mesh
+
+def _curves(points, radius, bsdf):
+    """Hairs [n, k, 3] of radii [n, k] as one shape. Mitsuba makes it from a file and lets only the numbers be changed,
+    so the file holds as many numbers as there are, and nothing else."""
+    n, k = radius.shape
+    with TemporaryDirectory() as folder:
+        path = Path(folder)/"curves.txt"
+        path.write_text(("0 0 0 1\n"*k + "\n")*n)
+        shape = _mitsuba().load_dict({"type": "linearcurve", "filename": str(path), "bsdf": bsdf})
+    values = _mitsuba().traverse(shape)
+    values["control_points"] = np.concatenate([points, radius[..., None]], -1).astype(np.float32).ravel()
+    values.update()
+    return shape
+
+def _hairy(colour, alpha:float, shine:float=1.):
+    "What hairs [n, pieces, 3] are made of: along a shape of hairs its texture coordinate counts their pieces."
+    texture = _bitmap(colour.reshape(-1, 1, 3)) | {"filter_type": "nearest", "wrap_mode": "clamp"}
+    return _mitsuba().load_dict(_coat(texture, alpha, 1.55, shine))
 
 def _normals(points, triangles):
     "Smooth normals of any mesh."
@@ -261,17 +282,43 @@ def _walked(radiance, hits, truth, scene, parts, pinhole, spp, seed):
         out[box] += (scattered(light, depth[box], inside[box], pixel, walk, grain=1.) - light)*colour[box]
     return np.maximum(out, 0)
 
+def _scene(stage, parts):
+    return _mitsuba().load_dict(
+        {"type": "scene", **stage, **{f"part{i}": part.shape for i, part in enumerate(parts)}})
+
+def _exact(scene, pinhole):
+    "What one ray through the middle of each pixel hits: distance, texture place and number of the shape."
+    mi = _mitsuba()
+    exact = mi.load_dict({"type": "aov", "aovs": "t:depth,uv:uv,shape:shape_index"})
+    return np.array(mi.render(scene, sensor=_sensor(pinhole, 1, exact=True), integrator=exact, seed=0))[..., -4:]
+
 def _trace(stage, parts, pinhole, spp, seed):
     "A path-traced picture, what one ray through the middle of each pixel hits, and the truth that it gives."
-    mi = _mitsuba()
-    scene = mi.load_dict({"type": "scene", **stage, **{f"part{i}": part.shape for i, part in enumerate(parts)}})
+    mi, scene = _mitsuba(), _scene(stage, parts)
     path = mi.load_dict({"type": "path", "max_depth": 3})
     picture = np.array(mi.render(scene, sensor=_sensor(pinhole, spp), integrator=path, seed=seed))
     radiance = picture[..., :3].astype(np.float32)
-    exact = mi.load_dict({"type": "aov", "aovs": "t:depth,uv:uv,shape:shape_index"})
-    hits = np.array(mi.render(scene, sensor=_sensor(pinhole, 1, exact=True), integrator=exact, seed=0))[..., -4:]
-    truth = _truth(hits, scene, parts, pinhole)
+    hits = _exact(scene, pinhole)
+    truth = _decided(hits, scene, stage, parts, pinhole)
     return _walked(radiance, hits, truth, scene, parts, pinhole, max(1, spp//4), seed + 1), hits, truth, scene
+
+def _decided(hits, scene, stage, parts, pinhole):
+    """Regions and depth of each pixel. A ray that meets a hair says so only where five of the nine pixels around are
+    of that region; where hair is thinner, and under what is never asked, the ray goes on to what lies beneath."""
+    import cv2
+    regions, depth = _truth(hits, scene, parts, pinhole)
+    solid = [part for part in parts if part.truth == "solid"]
+    if len(solid) == len(parts): return regions, depth
+    bare = _scene(stage, solid)
+    under, deep = _truth(_exact(bare, pinhole), bare, solid, pinhole)
+    number = dict(zip(parts, _numbers(scene, parts)))
+    index = hits[..., 3].astype(int)
+    below = np.isin(index, [number[part] for part in parts if part.truth == "none"])
+    strands = np.isin(index, [number[part] for part in parts if part.truth == "strands"])
+    for region in np.unique(regions[strands]):
+        around = cv2.blur((regions == region).astype(np.float32), (3, 3), borderType=cv2.BORDER_REPLICATE)
+        below |= strands & (regions == region) & (around < .5)
+    return np.where(below, under, regions), np.where(below, deep, depth)
 
 def _truth(hits, scene, parts, pinhole):
     "Regions and depth from what the middle of each pixel hits."

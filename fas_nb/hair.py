@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['Strands', 'moved', 'lid_line', 'Groom', 'groom_of', 'grown', 'brow_hair', 'beard_zone', 'beard_hair', 'lashes']
 
-# %% ../nbs/10_hair.ipynb #xeaf661b
-from dataclasses import dataclass, replace
+# %% ../nbs/10_hair.ipynb #xd743487
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from .heads import (_soft, brow_field, hair_field, head_bank, head_shape, look_of, neck_field, vertex_normals)
+from .heads import (_soft, brow_arch, brow_field, hair_field, head_bank, head_shape, look_of, neck_field,
+                          vertex_normals)
 
-# %% ../nbs/10_hair.ipynb #xcce9ec3
+# %% ../nbs/10_hair.ipynb #xb0e233e
 @dataclass(frozen=True, slots=True, eq=False)
 class Strands:
     "Hairs that stand on a head."
@@ -80,7 +81,8 @@ def _tapered(n, k, thick, rng):
 def _tones(colour, n, k, rng, spread=.22, grey=0.):
     "Colours of hairs: each its own, darker at the root; a share is grey."
     own = np.asarray(colour)*np.exp(spread*rng.standard_normal((n, 1)) + .04*rng.standard_normal((n, 3)))
-    own = np.where(rng.random((n, 1)) < grey, np.array([.34, .33, .32])*rng.uniform(.6, 1.2, (n, 1)), own)
+    share = np.clip(grey + .3*rng.standard_normal((n, 1)), 0, 1)*(grey > 0)       # a strand stands for many hairs
+    own = own + share*(np.array([.30, .29, .28])*rng.uniform(.7, 1.1, (n, 1)) - own)
     t = np.linspace(.75, 1.2, k - 1)[None, :, None]
     return np.clip(own[:, None]*t, .004, .9).astype(np.float32)
 
@@ -101,7 +103,7 @@ def lid_line(
     t, at = np.linspace(0, len(chosen) - 1, count), np.arange(len(chosen))
     return np.stack([np.interp(t, at, c) for c in points.T], 1)
 
-# %% ../nbs/10_hair.ipynb #x903c971
+# %% ../nbs/10_hair.ipynb #x487ee55
 @dataclass(frozen=True, slots=True)
 class Groom:
     "How hair was cut and combed. Lengths in metres."
@@ -139,7 +141,7 @@ def groom_of(
     if look.style == "curly":
         tight = head_bank().traits[head][2] > .5
         return Groom("up", top := u(.020, .050), top*u(.45, .95), .95, .02, 0, 0, u(.0014, .0026) if tight else
-                     u(.003, .0055), u(3, 4.5) if tight else u(1.6, 2.6), .004, .75, 9, 10000, 15, .00020, .002)
+                     u(.003, .0055), u(3, 4.5) if tight else u(1.6, 2.6), .004, .75, 9, 10000, 13, .00020, .002)
     return _long_groom(rng, side)
 
 def _long_groom(rng, side):
@@ -149,7 +151,7 @@ def _long_groom(rng, side):
     wavy = rng.random() < .45
     return Groom("back" if tied else "side", u(.11, .15) if tied else u(.24, .42), u(.09, .12) if tied else u(.20, .38),
                  u(.12, .25) if tied else u(.16, .32), .0 if tied else .5, side*u(.0, .03), fringe, 0,
-                 u(2, 4) if wavy else .8, .009 if wavy else .003, u(.5, .8), 45, 13000, 16, .00020, .003)
+                 u(2, 4) if wavy else .8, .009 if wavy else .003, u(.5, .8), 45, 13000, 14, .00020, .003)
 
 # %% ../nbs/10_hair.ipynb #xa8b2ab8
 def _comb(cut, place, normal, fringed):
@@ -273,7 +275,7 @@ def grown(
     tones = _tones(look.hair if colour is None else colour, n, k, rng, spread, grey)
     return Strands(points.astype(np.float32), radius, tones, vertices, weights)
 
-# %% ../nbs/10_hair.ipynb #xe867446
+# %% ../nbs/10_hair.ipynb #x5f73433
 def _lying(root, normal, course, length, k, lift, rng):
     "Short hairs that leave the skin at an angle and bend along it, float [n, k, 3]."
     t = np.linspace(0, 1, k)[None, :, None]; length = length[:, None, None]
@@ -289,17 +291,17 @@ def brow_hair(
     look, rng = look_of(head), np.random.default_rng([742, head])
     vertices, weights, place = _scatter("brows", 24000)
     field = brow_field(tuple(place.T), look.brows) + .0005*rng.standard_normal(len(place))
-    thin = np.clip(.3 + field/.0030, 0, .8)*look.brow_density
-    kept = np.flatnonzero((field > -.0009) & (rng.random(len(place)) < thin))[:int(850*look.brow_density)]
+    thin = np.clip(.55 + field/.004, 0, 1)*look.brow_density
+    kept = np.flatnonzero((field > -.0009) & (rng.random(len(place)) < thin))[:int(1250*look.brow_density)]
     vertices, weights, place = vertices[kept], weights[kept], place[kept]
     normal = _unit(_between(vertex_normals(shape), vertices, weights)); n = len(kept)
     side, along = np.sign(place[:, 0]), np.clip((np.abs(place[:, 0]) - .012)/.043, 0, 1)
-    arch = .7335 + .011*np.sin(along*2.3) - .004*along
-    inwards = np.clip((arch - place[:, 2])/.003, -1, 1)                          # upper hairs fall, lower ones rise
+    inwards = np.clip((brow_arch(along) - place[:, 2])/.003, -1, 1)         # upper hairs fall, lower ones rise
     course = np.stack([side*(.4 + 1.1*along), 0*side, .8 - 1.3*along + .4*inwards], 1)
     points = _lying(_between(shape, vertices, weights), normal, course, rng.uniform(.006, .011, n), 4, .16, rng)
-    colour = np.minimum(.85*np.array(look.hair) + .01, .14)
-    return Strands(points.astype(np.float32), _tapered(n, 4, .000055, rng), _tones(colour, n, 4, rng), vertices, weights)
+    colour = np.minimum(.9*np.array(look.hair) + .012, .15)
+    radius, tones = _tapered(n, 4, .000055, rng), _tones(colour, n, 4, rng)
+    return Strands(points.astype(np.float32), radius, tones, vertices, weights)
 
 def beard_zone(
     head:int,      # id of a head

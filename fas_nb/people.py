@@ -12,11 +12,11 @@ from functools import lru_cache
 import numpy as np
 
 from .hair import _long_groom, beard_hair, brow_hair, groom_of, grown, lashes, lid_line, moved
-from .heads import (RELIEF, _spot, eye_albedo, greying, hair_field, head_bank, head_shape, look_of, skin_albedo,
-                          skin_regions, skin_relief, turned, vertex_normals)
+from .heads import hair_field, head_bank, head_shape, look_of, skin_regions, turned, vertex_normals
 from .optics import noise
-from .tracing import (SKIN_WALK, _bitmap, _curves, _glossy, _hairy, _matte, _mesh, _mitsuba, _normals, _Part, _rgb, _translucent,
-                            cut_mesh)
+from .skin import RELIEF, _spot, eye_albedo, greying, skin_albedo, skin_relief
+from .tracing import (SKIN_WALK, _bitmap, _curves, _glossy, _hairy, _matte, _mesh, _mitsuba, _normals, _Part, _rgb,
+                            _translucent, cut_mesh)
 from .vocab import Region
 
 # %% ../nbs/13_people.ipynb #c005
@@ -99,7 +99,7 @@ def _eye(head, painted):
     "An eyeball: wet, or painted and matte."
     colour = _bitmap(eye_albedo(head))
     return _matte(colour) if painted else _mitsuba().load_dict(
-        {"type": "plastic", "diffuse_reflectance": colour, "int_ior": 1.376})
+        {"type": "plastic", "diffuse_reflectance": colour, "int_ior": 1.42})
 
 def _fabric(rng):
     "A garment's colour."
@@ -160,14 +160,18 @@ def _collar(kind, cloth, rng):
         out = line - line.mean(0); out[:, 2] = 0; out /= np.linalg.norm(out, axis=1, keepdims=True)
         line = line - .003*out
         made = [_tube(line, wide, True, 8)]
-        if style == "hood": made.append(_tube(line + .016*out, np.interp(front, (.3, 1.6, 3.1), (.006, .016, .03)), True, 10))
+        if style == "hood":
+            thick = np.interp(front, (.3, 1.6, 3.1), (.006, .016, .03))
+            made.append(_tube(line + .016*out, thick, True, 10))
         if style == "shirt":
-            low = np.interp(front, (.06, .5, 1.2), (1.4, 1., .8))[:, None]
-            rows = [line, line + (0, 0, high) - .002*out, line + (0, 0, high) + .005*out,
+            low, tall = np.interp(front, (.06, .5, 1.2), (1.7, 1.1, .7))[:, None], np.zeros((n, 3))
+            tall[:, 2] = high*np.interp(front, (.0, .25, .8), (.05, .4, 1))                # it opens in front
+            rows = [line, line + tall - .002*out, line + tall + .005*out,
                     line + (.016 + .006*low)*out - low*(0, 0, .5*high)]
-            made.append((np.stack(rows)[:, 1:].reshape(-1, 3), _grid(len(rows), n - 1)))        # open in front
+            made.append((np.stack(rows).reshape(-1, 3), _grid(len(rows), n)))                   # open in front
         points, triangles = _joined(made)
-        return [_Part(_mesh(cloth, points, _normals(points, triangles), points[:, [0, 2]], triangles), Region.BACKGROUND)]
+        mesh = _mesh(cloth, points, _normals(points, triangles), points[:, [0, 2]], triangles)
+        return [_Part(mesh, Region.BACKGROUND)]
     return dress
 
 def _grid(rows, columns):
@@ -182,9 +186,11 @@ def _wet(body):
     for side in (0, 1):
         line, ball = lid_line(body.rest, side, False, 16), body.rest_eyes[1 - side]
         inwards = ball[:3] - line; inwards /= np.linalg.norm(inwards, axis=1, keepdims=True)
-        rims.append(_tube(line + .0005*inwards, np.interp(np.arange(16), (0, 5, 12, 15), (.0003, .0005, .0006, .0006)), False))
+        thick = np.interp(np.arange(16), (0, 5, 12, 15), (.0003, .0005, .0006, .0006))
+        rims.append(_tube(line + .0005*inwards, thick, False))
         inner = line[-1] + (.0012*np.sign(line[0, 0] - line[-1, 0]), .0006, 0)
-        flesh.append(_tube(inner + np.linspace(-1, 1, 5)[:, None]*(.0011, 0, 0), .0012*np.array([.5, .9, 1, .9, .4]), False))
+        course = inner + np.linspace(-1, 1, 5)[:, None]*(.0011, 0, 0)
+        flesh.append(_tube(course, .0012*np.array([.5, .9, 1, .9, .4]), False))
     parts = []
     for pieces, colour in ((rims, (.34, .19, .16)), (flesh, (.36, .15, .13))):
         points, triangles = _joined(pieces); points = turned(points, body.turn)
@@ -308,7 +314,8 @@ def _with_hair(head, wearer, grow=None, on=lambda body: body.rest, bare=None, re
             if bare is not None: strands = strands[~_on_corners(bare)[strands.vertices].any(1)]
             made.extend((strands, start))
         points = moved(*made, ground(body))
-        return _strands(made[0], turned(points.reshape(-1, 3), body.turn).reshape(points.shape), region, alpha, shine), None
+        points = turned(points.reshape(-1, 3), body.turn).reshape(points.shape)
+        return _strands(made[0], points, region, alpha, shine), None
     return dress
 
 def _on_corners(field):
@@ -346,7 +353,8 @@ def _with_wig(head, rng):
     grow = lambda shape: grown(cut, head, shape, colour=tuple(colour), spread=.10, lower=lower, seed=seed)
     on = lambda body: body.rest + .006*vertex_normals(body.rest)*(~_on_corners(_ears()))[:, None]
     look, fabric = look_of(head), _matte(_rgb(.4*colour))
-    edge = cut_mesh(_part(0), np.where(_ears(), -1, hair_field(tuple(_template().T), look.hairline, look.temples) + lower))
+    field = hair_field(tuple(_template().T), look.hairline, look.temples) + lower
+    edge = cut_mesh(_part(0), np.where(_ears(), -1, field))
     hair = _with_hair(head, head, grow, on, region=Region.INSTRUMENT, alpha=.2, shine=.7)
 
     def dress(body):

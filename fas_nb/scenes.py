@@ -12,12 +12,13 @@ from functools import lru_cache
 import numpy as np
 
 from .hair import groom_of, grown
-from .heads import (RELIEF, greying, head_bank, head_ids, head_shape, look_of, mesh_points, paint_albedo, rotation,
-                          skin_albedo, skin_regions, skin_relief, smoothed, turned, vertex_normals)
+from .heads import (head_bank, head_ids, head_shape, look_of, mesh_points, rotation, skin_regions, smoothed, turned,
+                          vertex_normals)
 from .optics import FACE, FACE_BOX, Light, Pinhole, Surroundings, draw_pinhole, draw_surroundings, draw_wall
 from .people import (_body, _capped, _corners, _eye, _hair_height, _joined, _part, _person, _printed_eye,
                            _prints, _template, _template_points, _tube, _with_face_hair, _with_glasses, _with_hair,
                            _with_wig)
+from .skin import RELIEF, greying, paint_albedo, skin_albedo, skin_relief
 from .tracing import (COMPOSED, SILICONE_WALK, SKIN_WALK, TRACED, Shot, _bitmap, _glossy, _matte, _mesh, _mitsuba,
                             _normals, _numbers, _Part, _rgb, _stage, _trace, _translucent, cut_mesh)
 from .vocab import Region, Species
@@ -117,8 +118,8 @@ def _shell(kind, body, other, outward, gap, folds):
     return shell + outward*(np.maximum(buried, 0) + folds)
 
 def _with_mask(kind, field, face, wearer, rng):
-    """Dress a body in a paper, rigid or flexible mask that shows the head `face`; and what its vertices are, over a body
-    before it turns."""
+    """Dress a body in a paper, rigid or flexible mask that shows the head `face`; and a function that gives its
+    vertices over a body before it turns."""
     bank, paper = head_bank(), kind == Species.PAPERMASK
     edge = max(0, rng.uniform(-.0003, .0005)) if paper else 0.         # metres of bare white along a cut
     cut, rim = cut_mesh(_part(0), field - edge), cut_mesh(_part(0), np.minimum(field, edge - field)) if edge else None
@@ -160,7 +161,8 @@ def _puppet(head, rng):
         vertices = smoothed(vertices, 3)
         if hair != "moulded": return vertices
         return smoothed(vertices + vertex_normals(vertices)*_hair_height(head)[:, None]*waves, 1)
-    layers = [_person(head, rng, surface=surface, bare=bare, eye=_eye(head, rng.random() < .5), shape=shape, hair=False)]
+    eye = _eye(head, rng.random() < .5)
+    layers = [_person(head, rng, surface=surface, bare=bare, eye=eye, shape=shape, hair=False)]
     if hair != "glued" or not groom_of(head): return layers
     cut = replace(groom_of(head), clump=.95, clumps=60, thick=.00024)                # tufts of coarse fibre
     return layers + [_with_hair(head, head, lambda vertices: grown(cut, head, vertices, spread=.08),
@@ -229,8 +231,8 @@ def _finger(side, j, start, thick, rng):
     ends = np.cumsum(np.r_[0, bones]); t = np.r_[0, .0012, .003, np.linspace(.006, ends[-1], 15)]
     turns = np.interp(t, ends[:-1] + (0, -.004, -.004), angle)         # joints are round
     steps = np.diff(t, prepend=0)[:, None]*np.stack([side*np.cos(turns), -.75*np.sin(turns), .12*np.sin(turns)], 1)
-    radius = np.interp(t, np.r_[0, .0012, .003, .008, ends[1], .5*(ends[1] + ends[2]), ends[2], ends[3] - .018, ends[3]],
-                       np.array([.0012, .0038, .0054, .0066, .0074, .0070, .0085, .0078, .0105]))
+    places = np.r_[0, .0012, .003, .008, ends[1], ends[1:3].mean(), ends[2], ends[3] - .018, ends[3]]
+    radius = np.interp(t, places, np.array([.0012, .0038, .0054, .0066, .0074, .0070, .0085, .0078, .0105]))
     short = np.array([side*(.004*abs(j - 1.3) + .010*(j == 3)), 0, .0172*thick*j])
     return start + short + np.cumsum(steps, 0), size*thick*radius
 
@@ -281,14 +283,15 @@ def _motion(clip, species, rng, yaw=0.):
     phase, pace = rng.uniform(0, 2*np.pi, 6), rng.uniform(.35, .9, 6)
     smile, jaw, frown = rng.uniform(0, (.6, .6, .6))*(rng.random(3) < (.6, .35, .3))
     if rng.random() < .22: smile, jaw, frown = rng.uniform(.7, 1.1), rng.uniform(.15, .4), 0.         # shows teeth
-    lids, look = rng.uniform(-.02, .12), rng.normal(0, (.10, .05))
+    lids, look, held = rng.uniform(.0, .12), rng.normal(0, (.08, .04)), rng.uniform(.4, 1)
     for t in range(clip):
         wave = np.sin(phase + pace*t)
         closed = rng.uniform(.5, .9) if rng.random() < .05 else 0
         face = dict(smile=smile*(1 + .4*wave[3]), open=jaw*(1 + .6*wave[4]), frown=frown, blink=max(lids, closed))
-        turn = rotation(*(base + sway*wave[:3]))
-        if puppet: face, turn, look = dict(blink=lids/2), rotation(*base), look*0
-        yield face, turn, rotation(*(look + .02*wave[4:]), 0)
+        angles = base + sway*wave[:3]
+        turn, follow = rotation(*angles), np.clip(-held*angles[:2], -.35, .35)      # the eyes stay near the camera
+        if puppet: face, turn, look, follow = dict(blink=lids/2), rotation(*base), look*0, 0*follow
+        yield face, turn, rotation(*(look + follow + .02*wave[4:]), 0)
 
 def _pixels(points, pinhole):
     "Landmarks in the detector's convention: depth in pixels, 0 near the middle of the face, nearer is smaller."

@@ -264,7 +264,7 @@ def render_presentation(job:Job) -> str:  # the file, relative to the data set
 
 # %% ../nbs/17_synthetic.ipynb #c051
 # modules that pixels depend on
-RENDERER = ("optics", "heads", "hair", "tracing", "people", "scenes", "recapture", "plans", "synthetic")
+RENDERER = ("optics", "heads", "skin", "hair", "tracing", "people", "scenes", "recapture", "plans", "synthetic")
 
 def renderer_hash() -> str:  # 12 hexadecimal digits
     "What the pixels depend on: the code of `RENDERER` (without docstrings and comments) and the head bank."

@@ -15,8 +15,8 @@ from .hair import _long_groom, beard_hair, brow_hair, groom_of, grown, lashes, l
 from .heads import hair_field, head_bank, head_shape, look_of, skin_regions, turned, vertex_normals
 from .optics import noise
 from .skin import RELIEF, _spot, eye_albedo, greying, skin_albedo, skin_relief
-from .tracing import (SKIN_WALK, _bitmap, _curves, _glossy, _hairy, _matte, _mesh, _mitsuba, _normals, _Part, _rgb,
-                            _translucent, cut_mesh)
+from .tracing import (SKIN_WALK, _bitmap, _curves, _glossy, _hairy, _matte, _mesh, _mitsuba, _normals, _Part,
+                            _rgb, _translucent, cut_mesh)
 from .vocab import Region
 
 # %% ../nbs/13_people.ipynb #c005

@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 from .hair import groom_of, grown
-from .heads import (head_bank, head_ids, head_shape, look_of, mesh_points, rotation, skin_regions, smoothed, turned,
-                          vertex_normals)
+from .heads import (head_bank, head_ids, head_shape, look_of, mesh_points, rotation, skin_regions, smoothed,
+                          turned, vertex_normals)
 from .optics import FACE, FACE_BOX, Light, Pinhole, Surroundings, draw_pinhole, draw_surroundings, draw_wall
 from .people import (_body, _capped, _corners, _eye, _hair_height, _joined, _part, _person, _printed_eye,
                            _prints, _template, _template_points, _tube, _with_face_hair, _with_glasses, _with_hair,

@@ -81,7 +81,7 @@ def _tapered(n, k, thick, rng):
 def _tones(colour, n, k, rng, spread=.22, grey=0.):
     "Colours of hairs: each its own, darker at the root; a share is grey."
     own = np.asarray(colour)*np.exp(spread*rng.standard_normal((n, 1)) + .04*rng.standard_normal((n, 3)))
-    share = np.clip(grey + .3*rng.standard_normal((n, 1)), 0, 1)*(grey > 0)       # a strand stands for many hairs
+    share = np.clip(grey + .12*rng.standard_normal((n, 1)), 0, 1)*(grey > 0)       # a strand stands for many hairs
     own = own + share*(np.array([.30, .29, .28])*rng.uniform(.7, 1.1, (n, 1)) - own)
     t = np.linspace(.75, 1.2, k - 1)[None, :, None]
     return np.clip(own[:, None]*t, .004, .9).astype(np.float32)
@@ -133,10 +133,10 @@ def groom_of(
     flow = str(rng.choice(("forward", "back", "side", "up"), p=(.3, .2, .4, .1)))
     if look.style == "bald": return None
     if look.style == "short": return Groom(
-        flow, top := u(.012, .032), top*u(.35, .8), u(.35, .8), .0, side*u(.01, .03), 0, 0, 1, .0022, u(.2, .5), 14,
+        flow, top := u(.012, .032), top*u(.35, .8), u(.35, .8), .0, side*u(.01, .03), 0, 0, 1, .0020, u(.4, .7), 22,
         19000, 5, .00017, .0012)
     if look.style == "full": return Groom(
-        flow, u(.045, .085), u(.022, .045), u(.45, .8), .12, side*u(.01, .035), 0, 0, u(.6, 1.6), .005, u(.4, .7), 30,
+        flow, u(.045, .085), u(.022, .045), u(.45, .8), .12, side*u(.01, .035), 0, 0, u(.6, 1.6), .005, u(.6, .85), 40,
         15000, 8, .00018, .004)
     if look.style == "curly":
         tight = head_bank().traits[head][2] > .5
@@ -151,7 +151,7 @@ def _long_groom(rng, side):
     wavy = rng.random() < .45
     return Groom("back" if tied else "side", u(.11, .15) if tied else u(.24, .42), u(.09, .12) if tied else u(.20, .38),
                  u(.12, .25) if tied else u(.16, .32), .0 if tied else .5, side*u(.0, .03), fringe, 0,
-                 u(2, 4) if wavy else .8, .009 if wavy else .003, u(.5, .8), 45, 13000, 14, .00020, .003)
+                 u(1.5, 3) if wavy else .9, .014 if wavy else .005, u(.7, .9), 80, 13000, 14, .00019, .003)
 
 # %% ../nbs/10_hair.ipynb #xa8b2ab8
 def _comb(cut, place, normal, fringed):
@@ -222,7 +222,7 @@ def _filled(guides, seeds, roots, cut, rng):
     away, near = cKDTree(apart(seeds)).query(apart(roots + .003*rng.standard_normal(roots.shape)), k=3)
     weight = 1/(away + .002); weight /= weight.sum(1, keepdims=True)
     offsets = np.einsum("nj,njkc->nkc", weight, (guides - guides[:, :1])[near])
-    share = rng.beta(6, 1.3, n)*np.where(rng.random(n) < .12, rng.uniform(.4, 1, n), 1)    # tips are uneven
+    share = rng.beta(8, 1.2, n)*np.where(rng.random(n) < .06, rng.uniform(.5, 1, n), 1)    # tips are uneven
     at = share[:, None]*np.arange(k)[None]; low = np.minimum(at.astype(int), k - 2); rows = np.arange(n)[:, None]
     part = (at - low)[..., None]
     offsets = offsets[rows, low]*(1 - part) + offsets[rows, low + 1]*part
@@ -286,12 +286,14 @@ def _lying(root, normal, course, length, k, lift, rng):
 def brow_hair(
     head:int,           # id of a head
     shape:np.ndarray,   # float [v, 3] its vertices
+    grey:float=0.,      # share of grey hairs
 ) -> Strands:
     "Brows: hairs that rise where they begin, and lie outwards along the arch further on."
     look, rng = look_of(head), np.random.default_rng([742, head])
     vertices, weights, place = _scatter("brows", 24000)
     field = brow_field(tuple(place.T), look.brows) + .0005*rng.standard_normal(len(place))
-    thin = np.clip(.55 + field/.004, 0, 1)*look.brow_density
+    begin = np.clip(.25 + (np.abs(place[:, 0]) - .012)/.010, 0, 1)                    # sparse beside the nose
+    thin = np.clip(.5 + field/.004, 0, 1)*begin*look.brow_density
     kept = np.flatnonzero((field > -.0009) & (rng.random(len(place)) < thin))[:int(1250*look.brow_density)]
     vertices, weights, place = vertices[kept], weights[kept], place[kept]
     normal = _unit(_between(vertex_normals(shape), vertices, weights)); n = len(kept)
@@ -300,7 +302,7 @@ def brow_hair(
     course = np.stack([side*(.4 + 1.1*along), 0*side, .8 - 1.3*along + .4*inwards], 1)
     points = _lying(_between(shape, vertices, weights), normal, course, rng.uniform(.006, .011, n), 4, .16, rng)
     colour = np.minimum(.9*np.array(look.hair) + .012, .15)
-    radius, tones = _tapered(n, 4, .000055, rng), _tones(colour, n, 4, rng)
+    radius, tones = _tapered(n, 4, .000055, rng), _tones(colour, n, 4, rng, .35, .7*grey)
     return Strands(points.astype(np.float32), radius, tones, vertices, weights)
 
 def beard_zone(

@@ -138,7 +138,7 @@ class Look:
 
 _PALE, _DARK = np.array([.60, .385, .285]), np.array([.105, .055, .035])   # skin with hardly any pigment, with a lot
 _HAIR = np.array([[.026, .019, .015], [.040, .024, .014], [.12, .070, .035], [.24, .17, .085], [.25, .24, .23]])
-_IRIS = np.array([[.060, .030, .016], [.11, .060, .028], [.07, .10, .055], [.065, .11, .16]])
+_IRIS = np.array([[.045, .022, .012], [.08, .044, .021], [.050, .070, .040], [.045, .075, .110]])
 
 @lru_cache(maxsize=None)
 def look_of(
@@ -188,7 +188,7 @@ def brow_arch(
 ) -> np.ndarray:       # height on the template, metres
     "The middle line of a brow."
     along = np.clip(along, 0, 1)
-    return .7340 + .0090*np.sin(along*2.3) - .0035*along
+    return .7322 + .0076*np.sin(along*2.3) - .0028*along
 
 def brow_field(
     positions:tuple,   # x, y, z on the template, metres

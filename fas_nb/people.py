@@ -82,7 +82,7 @@ def _ears():
 def _oily():
     "How much of the skin's oil lies where: nose, forehead and chin shine, cheeks less; lips are moist."
     zone = _spot((0, -.22, .685), .016) + _spot((0, -.19, .765), .03) + .7*_spot((0, -.205, .612), .014)
-    return np.clip(.50 + .35*zone + .5*head_bank().masks[0]/255, 0, 1)[..., None]
+    return np.clip(.42 + .55*zone + .58*head_bank().masks[0]/255, 0, 1)[..., None]
 
 @lru_cache(maxsize=24)
 def _skin(head, alpha):
@@ -114,7 +114,7 @@ def _fabric(rng):
 def _person(head, rng, *, surface=None, bare=None, eye=None, shape=None, hair=True, hidden=None):
     """Dress a body in skin, hair and a garment, unless another `surface` is given for the head, the `bare` neck or the
     `eye`, and another `shape`; corners of the skin that a mask has `hidden` are left out: nothing comes through it."""
-    look, bank, alpha = look_of(head), head_bank(), float(rng.choice((.28, .34, .40)))
+    look, bank, alpha = look_of(head), head_bank(), float(rng.choice((.26, .31, .36)))
     skin, neck = surface or _skin(head, alpha), bare or _translucent(SKIN_WALK, look.skin, alpha, 1.45, .6)
     eye, (fabric, tone) = eye or _eye(head, False), _fabric(rng)
     inside, tooth = _matte(_rgb((.10, .025, .022))), _glossy(_rgb((.56, .49, .39)), .3)
@@ -296,14 +296,14 @@ def _capped(vertices, head):
 def _own_hair(head): return grown(groom_of(head), head, _capped(head_shape(head), head), grey=greying(head))
 
 @lru_cache(maxsize=12)
-def _own_face_hair(head): return brow_hair(head, head_shape(head)), beard_hair(head, head_shape(head))
+def _own_face_hair(head): return brow_hair(head, head_shape(head), greying(head)), beard_hair(head, head_shape(head))
 
-def _strands(strands, points, region, alpha=.38, shine=.24, truth="strands"):
+def _strands(strands, points, region, alpha=.30, shine=.42, truth="strands"):
     "Hairs as a part of the scene; nothing where there are none."
     if not len(strands): return []
     return [_Part(_curves(points, strands.radius, _hairy(strands.colour, alpha, shine)), region, truth=truth)]
 
-def _with_hair(head, wearer, grow=None, on=lambda body: body.rest, bare=None, region=Region.HAIR, alpha=.38, shine=.24):
+def _with_hair(head, wearer, grow=None, on=lambda body: body.rest, bare=None, region=Region.HAIR, alpha=.30, shine=.42):
     """Dress a body in the hair of a head. It grows `on` vertices made from the `wearer`'s body before it turns, that is
     also what it stays outside of; there is none where the corners of the skin are `bare`."""
     made, ground = [], lambda body: _capped(on(body), head)

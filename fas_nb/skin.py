@@ -45,9 +45,9 @@ def blood_field(
     wings, below = _spot((.014, -.205, .668), .007), _spot((.031, -.200, .699), .009)
     places = (.22*_spot((.043, -.185, .670), .018) + .20*_spot((0, -.225, .676), .012) + .22*wings
               + .12*_spot((0, -.205, .612), .014) + .30*ears + .10*lids + .10*below - .06*_spot((0, -.19, .76), .03))
-    blotches = 1 + .6*noise(shape, (16, 32, 64), rng)
+    blotches = 1 + .3*noise(shape, (16, 32, 64), rng)
     vessels = .035*noise(shape, (128, 256), rng, fade=1)*np.clip(places*4, .4, 1.5)
-    return np.clip(.7*places*look.redness*blotches + .05*noise(shape, (10, 20), rng) + vessels, -.10, .5)
+    return np.clip(.7*places*look.redness*blotches + .02*noise(shape, (10, 20), rng) + vessels, -.10, .5)
 
 def melanin_field(
     head:int,          # id of a head
@@ -57,11 +57,11 @@ def melanin_field(
     (_, age, african, asian, caucasian) = head_bank().traits[head].astype(float)
     around = (_spot((.030, -.197, .707), .013)*rng.uniform(.06, .24)
               + _spot((0, -.19, .765), .035)*rng.uniform(-.02, .08))
-    field = around + .055*noise(shape, (8, 16, 32, 64), rng) + .03*noise(shape, (96, 192), rng, fade=1)
+    field = around + .022*noise(shape, (8, 16, 32, 64), rng) + .02*noise(shape, (96, 192), rng, fade=1)
     if rng.random() < .45*caucasian:       # freckles on cheeks and nose
         specks = np.clip(noise(shape, ((320, 160), (480, 240)), rng, fade=1) - 1.1, 0, 1)
         field += .35*specks*np.clip(_spot((.03, -.195, .675), .022) + _spot((0, -.22, .69), .02), 0, 1)
-    if age > .65: field += .30*np.clip(noise(shape, ((80, 40), (160, 80)), rng) - 1.9, 0, .8)
+    if age > .65: field += .22*np.clip(noise(shape, ((80, 40), (160, 80)), rng) - 2., 0, .8)
     return np.clip(field, -.15, .8)
 
 @lru_cache(maxsize=24)
@@ -156,8 +156,9 @@ def skin_albedo(
     albedo = skin*np.exp(-density)
     moles = cv2.GaussianBlur((rng.random(shape) > .99993).astype(np.float32), (0, 0), 1.1)
     albedo *= 1 - (np.clip(4*moles, 0, .6)*living)[..., None]
-    grooves = np.exp(.06*noise(shape, ((96, 384), (192, 384)), rng, fade=1))[..., None]     # lips are cleft downwards
-    albedo += lips[..., None]*(skin*np.exp(-rng.uniform(.75, 1.15)*np.float32([.20, .78, .70]))*grooves - albedo)
+    grooves = np.exp(.11*noise(shape, ((96, 384), (192, 384)), rng, fade=1))[..., None]     # lips are cleft downwards
+    soft = cv2.GaussianBlur(lips, (0, 0), 2.2)[..., None]                             # a lip's edge is no line
+    albedo += soft*(skin*np.exp(-rng.uniform(.5, .95)*np.float32([.24, .74, .60]))*grooves - albedo)
     albedo *= 1 - .88*_lash_line()[..., None]
     return np.clip(_hairs_on(albedo, head, rng), .004, .95).astype(np.float32)
 
@@ -190,10 +191,10 @@ def eye_albedo(
     look, rng = look_of(head), np.random.default_rng([732, head])
     angle = ((np.arange(128) + .5)/128*np.pi)[:, None, None]
     fibres = .75 + .5*np.repeat(rng.random((1, 32, 1)), 4, 1)
-    white = np.array([.29, .26, .245])*(1 - .6*_soft(angle - .78, .12))*np.exp(
+    white = np.array([.205, .182, .170])*(1 - .6*_soft(angle - .74, .12))*np.exp(
         -.22*np.clip(noise((128, 128), ((8, 48), (16, 96)), rng), 0, 2)[..., None]*_soft(angle - .55, .08)*_BLOOD)
-    iris = np.array(look.iris)*fibres*(1 - .65*np.exp(-((angle - .40)/.05)**2))
+    iris = np.array(look.iris)*fibres*(1 - .85*np.exp(-((angle - .40)/.06)**2))
     colour = white + _soft(.40 - angle, .012)*(iris - white)
     up = np.sin((np.arange(128) + .5)/128*2*np.pi)[None, :, None]*angle             # the upper lid throws a shadow
-    colour = colour*(1 - .97*_soft(look.pupil - angle, .010))*(1 - .6*_soft(up - .12, .07))
+    colour = colour*(1 - .97*_soft(look.pupil - angle, .010))*(1 - .7*_soft(up - .10, .08))
     return np.ascontiguousarray(colour, np.float32)

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from .costs import (COUNTED, MEASURED_WITH, SUSTAINED, Cost, annotated_frames, flops_image, flops_mask,
                           flops_method, images_drawn, mask_hours, method_work, run_flops, spread, table_cost, work)
-from .closure import closure_hash
 from .datasets import dataset_root
 from .layouts import LAYOUTS
 from .manifest import (PACKAGE, file_hash, git_revision, machine, may_live, measured, versions,
                              write_atomically)
 from .metrics import by_presentation
-from .pack import LIVE, pack_path, shipped_folder, write_pack
+from .pack import LIVE, pack_path, renderer_code, shipped_folder, write_pack
 from .parallel import first_alone, rank, take_gpu, team_size
 from .profiles import PAPER_SAYS, PROFILES, Profile, deviations, get_profile, suited
 from .run_data import (DATASETS, IN_MEMORY, SPLITS, Data, apart, dataset_roots, fingerprint, frame_bytes,
@@ -194,7 +193,7 @@ def ship_runs(
         f"{len(missing)} of {len(cells)} runs are not made, first {run_name(missing[0])}; networks travel together")
     ship([(c.protocol, c.variant, c.spec) for c in cells], session.runs_dir, folder, profile=session.profile.name,
          revision=git_revision(), date=time.strftime("%Y-%m-%d", time.gmtime()), versions=versions(),
-         machine=machine(), renderer=closure_hash(("synthetic.render_presentation",)),
+         machine=machine(), renderer=renderer_code(),
          detector=make_detector(session, folder/DETECTOR), tried=_tried())
     # a copy of its own stays beside its card
     cards = PACKAGE.parent/"data_cards"

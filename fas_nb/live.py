@@ -23,7 +23,7 @@ from .profiles import data_home
 from .run_data import protocol_datasets
 from .runs import is_made, make_runs, read_result
 from .sessions import Session, open_session, repeat
-from .shipped import learning_curves, read_log, shipped
+from .shipped import learning_curves, read_log, renderer_changed, shipped
 from .vocab import InputError
 
 # %% ../nbs/50_live.ipynb #c005
@@ -79,6 +79,9 @@ def _pictures(found, origin):
     for ax in axs.flat: ax.set_axis_off()
     return picture(fig, origin, "Above: pictures that travel with the package; below: the same, rendered here")
 
+_OTHERWISE = {False: "Another processor rounds some light paths otherwise.",
+              True: "The renderer has changed since: the same people and instruments look otherwise."}
+
 def render_block(
     found:pd.DataFrame|None,   # from `render_live`
     origin:str,                # `rendered`
@@ -92,7 +95,7 @@ def render_block(
     return _pictures(found, origin) | dict(
         heading="Rendered here", rows=rows, columns=["presentation", "pixels that differ", "mean difference, of 255"],
         text=f"{len(found)} presentations of the pack were rendered again, cut and compressed in the same way: {same} "
-             "of them are the same to the last pixel. Another processor rounds some light paths otherwise.")
+             f"of them are the same to the last pixel. {_OTHERWISE[renderer_changed()]}")
 
 def curves_of(
     live:Session,      # of `make_live`

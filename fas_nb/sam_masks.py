@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINTS', 'SEGMENTERS', 'Checkpoint', 'face_sam_tiny', 'verify_checkpoint', 'fetch_checkpoint', 'best_segmenter',
-           'decode_prompts', 'SamSegmenter', 'gpu_batch', 'load_sam', 'load_segmenter']
+           'decode_prompts', 'SamSegmenter', 'gpu_batch', 'half_pays', 'load_sam', 'load_segmenter']
 
 # %% ../nbs/22_sam_masks.ipynb #c003
 import hashlib, os
@@ -340,11 +340,20 @@ def gpu_batch(
     heads = blocks[0].attn.num_heads if blocks is not None else 1
     return int(np.clip(.6*free//(12*heads*patches**2), 1, 8))
 
+def half_pays(
+    device:str,  # as PyTorch names it
+) -> bool:
+    "Is an image encoder faster there in half precision? On GPUs, and on CPUs that multiply bfloat16."
+    import torch
+    if not device.startswith("cpu"): return True
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
 def load_sam(
     path:Path,             # a checkpoint file
     checkpoint:Checkpoint,  # what it should be
     name:str="sam",        # for the provenance of an annotation
-    device:str="cpu",      # where it runs; on a GPU the image encoder takes several pictures at once, in half precision
+    device:str="cpu",      # where it runs; on a GPU the image encoder takes several pictures at once
 ) -> SamSegmenter:
     "A SAM segmenter from a verified checkpoint."
     import torch
@@ -360,8 +369,9 @@ def load_sam(
         f"give the checkpoint of that model") from e
     gpu = device.startswith("cuda")
     batch = gpu_batch(sam, torch.cuda.mem_get_info(device)[0]) if gpu else 1
-    return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines, device, half=gpu, batch=batch,
-                        least=dict(checkpoint.least))
+    half = gpu or bool(checkpoint.url) and half_pays(device)   # the small one has all digits on every CPU
+    return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines, device, half, batch,
+                        dict(checkpoint.least))
 
 SEGMENTERS = (*CHECKPOINTS, "grabcut", "polygon")
 

@@ -24,7 +24,7 @@ from .parallel import Failure, first_alone
 from .profiles import PROFILES, Profile, data_home, get_profile, suited
 from .run_data import SPLITS, Data, prepare
 from .runs import is_made, known_failures, make_runs, read_result, results
-from .shipped import how_made, shipped
+from .shipped import how_made, renderer_changed, shipped
 from .specs import MCREAOptions, ModelOptions, RunSpec, ScoringOptions, TrainingOptions
 from .table_grid import (METHOD_TABLES, TABLES, VARIANTS, Cell, changed_since, check_names, made_protocols,
                                protocol_runs)
@@ -173,6 +173,9 @@ def _several_renderings():
     return (f"Not all of them learnt from the same rendering of {', '.join(several)}: the scenes are the same, single "
             "pixels are not (the manifest of the networks says which). " if several else "")
 
+_RENDERED_OTHERWISE = ("The renderer has changed since: people and attacks that are rendered now look otherwise than "
+                       "those that the networks learnt from. ")
+
 def networks_told(
     session:Session,
 ) -> str:            # empty where they were trained here
@@ -184,7 +187,7 @@ def networks_told(
                 f"pictures rendered here from seed {session.profile.pictures}")
     return (f"Networks: trained by make {made['profile']} on {made['date']} at revision {made['revision']} in "
             f"{made['core hours']:.1f} core-hours, shipped with the package; {pictures} were annotated and scored "
-            f"here. {_several_renderings()}"
+            f"here. {_several_renderings()}{_RENDERED_OTHERWISE if renderer_changed() else ''}"
             + (f"Changed since in training: {since}; --train trains again." if changed else
                "Nothing that training depends on has changed since; --train trains again."))
 

@@ -78,12 +78,12 @@ def _tapered(n, k, thick, rng):
     t = np.linspace(0, 1, k)[None]
     return (thick*rng.uniform(.75, 1.25, (n, 1))*(1 - .75*t**2)).astype(np.float32)
 
-def _tones(colour, n, k, rng, spread=.22, grey=0.):
+def _tones(colour, n, k, rng, spread=.13, grey=0.):
     "Colours of hairs: each its own, darker at the root; a share is grey."
     own = np.asarray(colour)*np.exp(spread*rng.standard_normal((n, 1)) + .04*rng.standard_normal((n, 3)))
     share = np.clip(grey + .12*rng.standard_normal((n, 1)), 0, 1)*(grey > 0)       # a strand stands for many hairs
-    own = own + share*(np.array([.30, .29, .28])*rng.uniform(.7, 1.1, (n, 1)) - own)
-    t = np.linspace(.75, 1.2, k - 1)[None, :, None]
+    own = own + share*(np.array([.30, .285, .265])*rng.uniform(.85, 1.1, (n, 1)) - own)
+    t = np.linspace(.6, 1.2, k - 1)[None, :, None]
     return np.clip(own[:, None]*t, .004, .9).astype(np.float32)
 
 # %% ../nbs/10_hair.ipynb #xc02ac0b
@@ -250,7 +250,7 @@ def grown(
     shape:np.ndarray,          # float [v, 3] vertices it grows on, and must not enter
     *, colour:tuple|None=None, # linear RGB; the person's own where `None`
     grey:float=0.,             # share of grey hairs
-    spread:float=.22,          # how much hairs differ in tone
+    spread:float=.13,          # how much hairs differ in tone
     lower:float=0.,            # metres that the line lies lower, as a wig's does
     seed:int=741,
 ) -> Strands:
@@ -259,7 +259,7 @@ def grown(
     look, rng = look_of(head), np.random.default_rng([seed, head])
     vertices, weights, place = _scatter("scalp", 60000)
     inside = hair_field(tuple(place.T), look.hairline, look.temples) + lower + .0025*rng.standard_normal(len(place))
-    kept = np.flatnonzero((inside > 0) & (rng.random(len(place)) < .25 + inside/.012))[:cut.count]
+    kept = np.flatnonzero((inside > 0) & (rng.random(len(place)) < .12 + inside/.018))[:cut.count]
     vertices, weights, place, inside = vertices[kept], weights[kept], place[kept], inside[kept]
     normals = vertex_normals(shape)
     normal = _unit(_between(normals, vertices, weights))
@@ -302,7 +302,7 @@ def brow_hair(
     course = np.stack([side*(.4 + 1.1*along), 0*side, .8 - 1.3*along + .4*inwards], 1)
     points = _lying(_between(shape, vertices, weights), normal, course, rng.uniform(.006, .011, n), 4, .16, rng)
     colour = np.minimum(.9*np.array(look.hair) + .012, .15)
-    radius, tones = _tapered(n, 4, .000055, rng), _tones(colour, n, 4, rng, .35, .7*grey)
+    radius, tones = _tapered(n, 4, .000048, rng), _tones(colour, n, 4, rng, .3, .7*grey)
     return Strands(points.astype(np.float32), radius, tones, vertices, weights)
 
 def beard_zone(

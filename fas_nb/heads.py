@@ -138,7 +138,7 @@ class Look:
 
 _PALE, _DARK = np.array([.60, .385, .285]), np.array([.105, .055, .035])   # skin with hardly any pigment, with a lot
 _HAIR = np.array([[.026, .019, .015], [.040, .024, .014], [.12, .070, .035], [.24, .17, .085], [.25, .24, .23]])
-_IRIS = np.array([[.045, .022, .012], [.08, .044, .021], [.050, .070, .040], [.045, .075, .110]])
+_IRIS = np.array([[.022, .011, .006], [.048, .026, .013], [.034, .044, .027], [.034, .050, .070]])
 
 @lru_cache(maxsize=None)
 def look_of(
@@ -158,7 +158,7 @@ def look_of(
     volume = dict(bald=.0005, short=.006, full=.014, curly=.018, long=.008)[style]*rng.uniform(.7, 1.4)
     temples = rng.uniform(.1, .4) if masculine and rng.random() < .6 else rng.uniform(.25, .6)
     return Look(
-        tuple(skin), tuple(hair), tuple(_IRIS[rng.choice(4, p=(.75, .25, 0, 0) if dark else (.2, .3, .2, .3))]), style,
+        tuple(skin), tuple(hair), tuple(_IRIS[rng.choice(4, p=(.75, .25, 0, 0) if dark else (.25, .35, .2, .2))]), style,
         hairline=rng.uniform(-.007, .012), temples=temples, volume=volume,
         brows=rng.uniform(.0036, .0054) if masculine else rng.uniform(.0028, .0042), brow_density=rng.uniform(.55, .95),
         stubble=rng.uniform(.15, .9) if masculine and rng.random() < .55 else 0.,

@@ -82,7 +82,7 @@ def draw_surroundings(
         side, warm = rng.uniform(.2, .8), rng.uniform(-.15, .18)
         irradiance = rng.uniform(.8, 2.4)/(1 + i)
         lights.append(Light(FACE + reach*towards, side, irradiance*reach**2/side**2*np.array([1 + warm, 1, 1 - warm])))
-    ambient = rng.uniform(.14, .45)*np.array([1, 1, 1.04])
+    ambient = rng.uniform(.10, .34)*np.array([1, 1, 1.03])
     return Surroundings(ambient, tuple(lights), draw_wall(rng=rng), rng.uniform(.5, 1.6))
 
 # %% ../nbs/08_optics.ipynb #c012
@@ -179,7 +179,7 @@ def develop(
     light = np.average(np.log(stack.mean(-1) + 1e-3).mean(0), weights=centre)
     mean = np.maximum(stack.reshape(-1, 3).mean(0), 1e-6)        # a picture without any light is black
     tint = device.balance*np.log(mean.mean()/mean) + rng.normal(0, .025, 3) + device.warmth*np.array([1, 0, -1])
-    gain = device.key*np.exp(rng.normal(0, .12) - light)*np.exp(np.clip(tint - tint.mean(), -.15, .15))
+    gain = device.key*np.exp(rng.normal(0, .12) - light)*np.exp(np.clip(tint - tint.mean(), -.09, .09))
     blur, quality = device.blur*rng.uniform(.8, 1.8), int(device.quality + rng.integers(-6, 5))
     pictures = []
     for frame in stack:

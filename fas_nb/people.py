@@ -186,7 +186,7 @@ def _wet(body):
     for side in (0, 1):
         line, ball = lid_line(body.rest, side, False, 16), body.rest_eyes[1 - side]
         inwards = ball[:3] - line; inwards /= np.linalg.norm(inwards, axis=1, keepdims=True)
-        thick = np.interp(np.arange(16), (0, 5, 12, 15), (.0003, .0005, .0006, .0006))
+        thick = np.interp(np.arange(16), (0, 5, 12, 15), (.0002, .0003, .0004, .0004))
         rims.append(_tube(line + .0005*inwards, thick, False))
         inner = line[-1] + (.0012*np.sign(line[0, 0] - line[-1, 0]), .0006, 0)
         course = inner + np.linspace(-1, 1, 5)[:, None]*(.0011, 0, 0)
@@ -256,10 +256,10 @@ def _with_glasses(rng, attack=False):
     "Dress a body in glasses: ordinary ones, or an attack with printed eyes."
     wide, high = rng.uniform(.023, .028), rng.uniform(.018, .024)
     if attack: wide, high = wide*1.06, high*1.12
-    power, radius = rng.uniform(2, 4), rng.uniform(.0018, .0036) if attack else rng.uniform(.0009, .0030)
+    power, radius = rng.uniform(2, 4), rng.uniform(.0018, .0036) if attack else rng.uniform(.0008, .0024)
     paper = attack and rng.random() < .35          # cut out of printed paper: flat and broad
     if paper: wide, high, radius = wide*1.12, high*1.2, rng.uniform(.004, .006)
-    colour = rng.uniform(.02, .6, 3) if rng.random() < .35 else rng.uniform(.01, .10)*np.ones(3)
+    colour = rng.uniform(.02, .5, 3) if rng.random() < .2 else rng.uniform(.01, .08)*np.ones(3)
     frame = _glossy(_rgb(np.maximum(colour, .25) if paper else colour), .5 if paper else .15)
     eyes = [_glossy(_bitmap(_printed_eye(rng)), .3)]*2
     angle = np.linspace(0, 2*np.pi, 25)[:-1]
@@ -298,12 +298,12 @@ def _own_hair(head): return grown(groom_of(head), head, _capped(head_shape(head)
 @lru_cache(maxsize=12)
 def _own_face_hair(head): return brow_hair(head, head_shape(head), greying(head)), beard_hair(head, head_shape(head))
 
-def _strands(strands, points, region, alpha=.30, shine=.42, truth="strands"):
+def _strands(strands, points, region, alpha=.26, shine=.34, truth="strands"):
     "Hairs as a part of the scene; nothing where there are none."
     if not len(strands): return []
     return [_Part(_curves(points, strands.radius, _hairy(strands.colour, alpha, shine)), region, truth=truth)]
 
-def _with_hair(head, wearer, grow=None, on=lambda body: body.rest, bare=None, region=Region.HAIR, alpha=.30, shine=.42):
+def _with_hair(head, wearer, grow=None, on=lambda body: body.rest, bare=None, region=Region.HAIR, alpha=.26, shine=.34):
     """Dress a body in the hair of a head. It grows `on` vertices made from the `wearer`'s body before it turns, that is
     also what it stays outside of; there is none where the corners of the skin are `bare`."""
     made, ground = [], lambda body: _capped(on(body), head)

@@ -45,9 +45,9 @@ def blood_field(
     wings, below = _spot((.014, -.205, .668), .007), _spot((.031, -.200, .699), .009)
     places = (.22*_spot((.043, -.185, .670), .018) + .20*_spot((0, -.225, .676), .012) + .22*wings
               + .12*_spot((0, -.205, .612), .014) + .30*ears + .10*lids + .10*below - .06*_spot((0, -.19, .76), .03))
-    blotches = 1 + .3*noise(shape, (16, 32, 64), rng)
+    blotches = 1 + .22*noise(shape, (8, 16, 32), rng)
     vessels = .035*noise(shape, (128, 256), rng, fade=1)*np.clip(places*4, .4, 1.5)
-    return np.clip(.7*places*look.redness*blotches + .02*noise(shape, (10, 20), rng) + vessels, -.10, .5)
+    return np.clip(.7*places*look.redness*blotches + .014*noise(shape, (5, 10), rng) + vessels, -.10, .5)
 
 def melanin_field(
     head:int,          # id of a head
@@ -57,7 +57,7 @@ def melanin_field(
     (_, age, african, asian, caucasian) = head_bank().traits[head].astype(float)
     around = (_spot((.030, -.197, .707), .013)*rng.uniform(.06, .24)
               + _spot((0, -.19, .765), .035)*rng.uniform(-.02, .08))
-    field = around + .022*noise(shape, (8, 16, 32, 64), rng) + .02*noise(shape, (96, 192), rng, fade=1)
+    field = around + .010*noise(shape, (8, 16, 32), rng) + .014*noise(shape, (96, 192), rng, fade=1)
     if rng.random() < .45*caucasian:       # freckles on cheeks and nose
         specks = np.clip(noise(shape, ((320, 160), (480, 240)), rng, fade=1) - 1.1, 0, 1)
         field += .35*specks*np.clip(_spot((.03, -.195, .675), .022) + _spot((0, -.22, .69), .02), 0, 1)
@@ -77,7 +77,7 @@ def skin_relief(
     bend = .003*noise(shape, (6, 12), rng)
     brow = np.sin((z + bend)*2*np.pi/.0105)*_spot((0, -.19, .765), .03)
     crow = np.sin((z + 1.3*np.abs(x) + bend)*2*np.pi/.0055)*_spot((.062, -.165, .712), .010)
-    lumps = .9*noise(shape, ((96, 48), (192, 96)), rng, fade=.8)*(.4 + wide)
+    lumps = .5*noise(shape, ((96, 48), (192, 96)), rng, fade=.8)*(.4 + wide)
     aged = max(0., age - .5)*rng.uniform(4, 12)*(brow + .7*crow)
     return (.9*net + 1.2*lumps - 1.3*pores*wide + aged - _folds_of(head)).astype(np.float32)
 
@@ -120,7 +120,7 @@ def greying(
 ) -> float:    # 0-1
     "Share of grey hairs: more with age."
     rng, age = np.random.default_rng([746, head]), float(head_bank().traits[head][1])
-    return float(np.clip(rng.normal(2.6*(age - .72), .12), 0, .9))
+    return float(np.clip(rng.normal(2.6*(age - .80), .10), 0, .9))
 
 def _hairs_on(albedo, head, rng):
     "The ground under hairs that stand there: roots under brows and stubble, a dark scalp that fades at its line."
@@ -130,7 +130,7 @@ def _hairs_on(albedo, head, rng):
         beard = _soft(np.minimum(.668 - place[2], -.105 - place[1]), .006)*(1 - lips)
         beard = beard*_soft(.057 - np.abs(neck_field(place) + .05), .006)
         albedo = albedo*np.exp(-look.stubble*(.48*beard)[..., None]*np.float32([1.05, 1., .85]))
-    brow = _soft(brow_field(place, look.brows) - .0008, .0011)*look.brow_density*.32
+    brow = _soft(brow_field(place, look.brows) - .0008, .0016)*look.brow_density*.24
     strands = ((48, 48), (96, 96), (192, 192)) if look.style == "curly" else ((192, 24), (384, 48))
     strand = np.clip(.8 + .25*noise(shape, strands, rng, fade=.9), .3, 1.5)[..., None]
     edge = hair_field(place, look.hairline, look.temples) + .0022*noise(shape, ((24, 24), (48, 48)), rng)
@@ -158,7 +158,8 @@ def skin_albedo(
     albedo *= 1 - (np.clip(4*moles, 0, .6)*living)[..., None]
     grooves = np.exp(.11*noise(shape, ((96, 384), (192, 384)), rng, fade=1))[..., None]     # lips are cleft downwards
     soft = cv2.GaussianBlur(lips, (0, 0), 2.2)[..., None]                             # a lip's edge is no line
-    albedo += soft*(skin*np.exp(-rng.uniform(.5, .95)*np.float32([.24, .74, .60]))*grooves - albedo)
+    upper = 1 - .14*_soft(_surface()[2] - .6412, .0012)[..., None]                   # it faces down, and is darker
+    albedo += soft*(skin*np.exp(-rng.uniform(.5, .9)*np.float32([.36, .76, .62]))*grooves*upper - albedo)
     albedo *= 1 - .88*_lash_line()[..., None]
     return np.clip(_hairs_on(albedo, head, rng), .004, .95).astype(np.float32)
 

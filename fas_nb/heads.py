@@ -188,7 +188,7 @@ def brow_arch(
 ) -> np.ndarray:       # height on the template, metres
     "The middle line of a brow."
     along = np.clip(along, 0, 1)
-    return .7322 + .0076*np.sin(along*2.3) - .0028*along
+    return .7336 + .0086*np.sin(along*2.3) - .0034*along
 
 def brow_field(
     positions:tuple,   # x, y, z on the template, metres

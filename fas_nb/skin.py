@@ -47,7 +47,7 @@ def blood_field(
               + .12*_spot((0, -.205, .612), .014) + .30*ears + .10*lids + .10*below - .06*_spot((0, -.19, .76), .03))
     blotches = 1 + .22*noise(shape, (8, 16, 32), rng)
     vessels = .035*noise(shape, (128, 256), rng, fade=1)*np.clip(places*4, .4, 1.5)
-    return np.clip(.7*places*look.redness*blotches + .014*noise(shape, (5, 10), rng) + vessels, -.10, .5)
+    return np.clip(.85*places*look.redness*blotches + .03*noise(shape, (5, 10), rng) + vessels, -.10, .5)
 
 def melanin_field(
     head:int,          # id of a head

@@ -18,7 +18,7 @@ from .optics import FACE, FACE_BOX, Light, Pinhole, Surroundings, draw_pinhole, 
 from .people import (_body, _capped, _corners, _eye, _hair_height, _joined, _part, _person, _printed_eye,
                            _prints, _template, _template_points, _tube, _with_face_hair, _with_glasses, _with_hair,
                            _with_wig)
-from .skin import RELIEF, greying, paint_albedo, skin_albedo, skin_relief
+from .skin import RELIEF, drawn_brows, greying, paint_albedo, skin_albedo, skin_relief
 from .tracing import (COMPOSED, SILICONE_WALK, SKIN_WALK, TRACED, Shot, _bitmap, _glossy, _matte, _mesh, _mitsuba,
                             _normals, _numbers, _Part, _rgb, _stage, _trace, _translucent, cut_mesh)
 from .vocab import Region, Species
@@ -83,7 +83,9 @@ def _printed_face(face, shade, rng):
     "A photo of a face on paper: the light of its day baked in, the gamut of ink, and the grain of drops of three inks."
     light = np.array([rng.normal(0, .5), -1, rng.uniform(.1, .8)]); light /= np.linalg.norm(light)
     lit = np.clip(_texel_normals() @ light, 0, 1)*.4 + .65
-    picture = np.clip(skin_albedo(face)*shade*lit[..., None]*rng.uniform(1., 1.5), 0, 1)
+    brow = .9*drawn_brows(face)[..., None]
+    shown = skin_albedo(face) + brow*(np.minimum(np.array(look_of(face).hair), .12) - skin_albedo(face))
+    picture = np.clip(shown*shade*lit[..., None]*rng.uniform(1., 1.5), 0, 1)
     grain = rng.standard_normal((*lit.shape, 3), np.float32)*rng.uniform(.04, .09)
     picture = picture*np.exp(grain*np.sqrt(np.clip(1 - picture, 0, 1)))             # bare paper has no drops
     return np.clip(.02 + .80*picture, 0, .9)

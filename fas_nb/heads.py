@@ -158,7 +158,8 @@ def look_of(
     volume = dict(bald=.0005, short=.006, full=.014, curly=.018, long=.008)[style]*rng.uniform(.7, 1.4)
     temples = rng.uniform(.1, .4) if masculine and rng.random() < .6 else rng.uniform(.25, .6)
     return Look(
-        tuple(skin), tuple(hair), tuple(_IRIS[rng.choice(4, p=(.75, .25, 0, 0) if dark else (.25, .35, .2, .2))]), style,
+        tuple(skin), tuple(hair),
+        tuple(_IRIS[rng.choice(4, p=(.75, .25, 0, 0) if dark else (.25, .35, .2, .2))]), style,
         hairline=rng.uniform(-.007, .012), temples=temples, volume=volume,
         brows=rng.uniform(.0036, .0054) if masculine else rng.uniform(.0028, .0042), brow_density=rng.uniform(.55, .95),
         stubble=rng.uniform(.15, .9) if masculine and rng.random() < .55 else 0.,

@@ -81,7 +81,7 @@ class Exported:
         self.runtime, threads = runtime, threads or torch.get_num_threads()
         content = file if isinstance(file, bytes) else str(file)
         try: getattr(self, f"_{runtime}")(content, threads, precision)
-        except RuntimeError as error: raise InputError(
+        except (RuntimeError, UnicodeDecodeError) as error: raise InputError(
             f"{'the network' if isinstance(file, bytes) else file} cannot be read by {runtime} "
             f"({str(error).splitlines()[0][:120]}); export it again") from error
         if "network" not in self.about: raise InputError(f"{file} was not written by fas_export; give a file that was")

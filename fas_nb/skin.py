@@ -172,7 +172,8 @@ def drawn_brows(
     look, place, rng = look_of(head), _surface(), np.random.default_rng([748, head])
     strokes = noise(place[0].shape, ((192, 384), (384, 384), (768, 192)), rng, fade=1)
     inside = brow_field(place, look.brows)
-    return (_soft(_soft(inside, .0012) - .5 - .14*np.clip(strokes, -1.5, 1.5), .10)*(inside > -.0048)).astype(np.float32)
+    drawn = _soft(_soft(inside, .0012) - .5 - .14*np.clip(strokes, -1.5, 1.5), .10)
+    return (drawn*(inside > -.0048)).astype(np.float32)
 
 @lru_cache(maxsize=24)
 def paint_albedo(

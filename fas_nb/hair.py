@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .heads import (_soft, brow_arch, brow_field, hair_field, head_bank, head_shape, look_of, neck_field,
+from .heads import (_soft, brow_arch, brow_field, hair_field, head_bank, look_of, neck_field, skin_points,
                           vertex_normals)
 
 # %% ../nbs/10_hair.ipynb #xb0e233e
@@ -98,8 +98,8 @@ def lid_line(
     count:int,        # points
 ) -> np.ndarray:      # float [count, 3], from the outer corner to the inner
     "The rim of a lid."
-    bank, chosen = head_bank(), _LIDS[side][0 if upper else 1]
-    points = (shape[bank.mesh_vertices[chosen]]*bank.mesh_weights[chosen][..., None]).sum(1)
+    chosen = _LIDS[side][0 if upper else 1]
+    points = skin_points(shape, chosen)
     t, at = np.linspace(0, len(chosen) - 1, count), np.arange(len(chosen))
     return np.stack([np.interp(t, at, c) for c in points.T], 1)
 
@@ -327,12 +327,11 @@ def beard_hair(
 ) -> Strands:
     "Stubble or a beard, away from the lips; empty for most."
     from skimage.measure import points_in_poly
-    bank, look, rng = head_bank(), look_of(head), np.random.default_rng([744, head])
+    look, rng = look_of(head), np.random.default_rng([744, head])
     vertices, weights, place = _scatter("jaw", 16000)
     zone, length = beard_zone(head, tuple(place.T))
-    lips = bank.mesh_weights[_LIPS][..., None]*shape[bank.mesh_vertices[_LIPS]]
     root = _between(shape, vertices, weights)
-    zone = zone*~points_in_poly(root[:, [0, 2]], lips.sum(1)[:, [0, 2]])
+    zone = zone*~points_in_poly(root[:, [0, 2]], skin_points(shape, _LIPS)[:, [0, 2]])
     kept = np.flatnonzero(rng.random(len(place)) < zone*(.35 + .4*look.stubble))[:7000 if length > .003 else 4500]
     vertices, weights, root = vertices[kept], weights[kept], root[kept]; n = len(kept)
     normal = _unit(_between(vertex_normals(shape), vertices, weights))

@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 from .hair import _long_groom, beard_hair, brow_hair, groom_of, grown, lashes, lid_line, moved
-from .heads import hair_field, head_bank, head_shape, look_of, skin_regions, turned, vertex_normals
+from .heads import (hair_field, head_bank, head_shape, look_of, skin_points, skin_regions, turned,
+                          vertex_normals)
 from .optics import noise
 from .skin import RELIEF, _spot, eye_albedo, greying, skin_albedo, skin_relief
 from .tracing import (SKIN_WALK, _bitmap, _curves, _glossy, _hairy, _matte, _mesh, _mitsuba, _normals, _Part,
@@ -45,8 +46,7 @@ def _template(): return _corners(head_bank().template.astype(float))
 @lru_cache(maxsize=1)
 def _template_points():
     "The landmarks of the template, float [468, 3]."
-    bank = head_bank()
-    return (bank.template[bank.mesh_vertices]*bank.mesh_weights[..., None]).sum(1)
+    return skin_points(head_bank().template)
 
 @lru_cache(maxsize=4)
 def _neckline(kind):
@@ -293,7 +293,9 @@ def _capped(vertices, head):
     return vertices + vertex_normals(vertices)*_CAP*_hair_height(head)[:, None]
 
 @lru_cache(maxsize=12)
-def _own_hair(head): return grown(groom_of(head), head, _capped(head_shape(head), head), grey=greying(head))
+def _own_hair(head): return _hair_on(_capped(head_shape(head), head), head)
+
+def _hair_on(vertices, head): return grown(groom_of(head), head, vertices, grey=greying(head))
 
 @lru_cache(maxsize=12)
 def _own_face_hair(head): return brow_hair(head, head_shape(head), greying(head)), beard_hair(head, head_shape(head))

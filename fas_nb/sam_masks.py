@@ -369,7 +369,7 @@ def load_sam(
         f"give the checkpoint of that model") from e
     gpu = device.startswith("cuda")
     batch = gpu_batch(sam, torch.cuda.mem_get_info(device)[0]) if gpu else 1
-    half = gpu or bool(checkpoint.url) and half_pays(device)   # the small one has all digits on every CPU
+    half = half_pays(device) if checkpoint.url else gpu        # the small one has all digits on every CPU
     return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines, device, half, batch,
                         dict(checkpoint.least))
 

@@ -7,7 +7,7 @@ __all__ = ['shoot', 'portrait']
 
 # %% ../nbs/14_scenes.ipynb #c003
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from .hair import groom_of, grown
 from .heads import (head_bank, head_ids, head_shape, look_of, mesh_points, rotation, skin_regions, smoothed,
                           turned, vertex_normals)
 from .optics import FACE, FACE_BOX, Light, Pinhole, Surroundings, draw_pinhole, draw_surroundings, draw_wall
-from .people import (_body, _capped, _corners, _eye, _hair_height, _joined, _part, _person, _printed_eye,
-                           _prints, _template, _template_points, _tube, _with_face_hair, _with_glasses, _with_hair,
-                           _with_wig)
-from .skin import RELIEF, drawn_brows, greying, paint_albedo, skin_albedo, skin_relief
+from .people import (_body, _capped, _corners, _eye, _hair_height, _hair_on, _joined, _part, _person,
+                           _printed_eye, _prints, _template, _template_points, _tube, _with_face_hair,
+                           _with_glasses, _with_hair, _with_wig)
+from .skin import RELIEF, drawn_brows, paint_albedo, skin_albedo, skin_relief
 from .tracing import (COMPOSED, SILICONE_WALK, SKIN_WALK, TRACED, Shot, _bitmap, _glossy, _matte, _mesh, _mitsuba,
                             _normals, _numbers, _Part, _rgb, _stage, _trace, _translucent, cut_mesh)
 from .vocab import Region, Species
@@ -83,8 +83,8 @@ def _printed_face(face, shade, rng):
     "A photo of a face on paper: the light of its day baked in, the gamut of ink, and the grain of drops of three inks."
     light = np.array([rng.normal(0, .5), -1, rng.uniform(.1, .8)]); light /= np.linalg.norm(light)
     lit = np.clip(_texel_normals() @ light, 0, 1)*.4 + .65
-    brow = .9*drawn_brows(face)[..., None]
-    shown = skin_albedo(face) + brow*(np.minimum(np.array(look_of(face).hair), .12) - skin_albedo(face))
+    skin, brow = skin_albedo(face), .9*drawn_brows(face)[..., None]
+    shown = skin + brow*(np.minimum(np.array(look_of(face).hair), .12) - skin)
     picture = np.clip(shown*shade*lit[..., None]*rng.uniform(1., 1.5), 0, 1)
     grain = rng.standard_normal((*lit.shape, 3), np.float32)*rng.uniform(.04, .09)
     picture = picture*np.exp(grain*np.sqrt(np.clip(1 - picture, 0, 1)))             # bare paper has no drops
@@ -173,12 +173,10 @@ def _puppet(head, rng):
 def _haired(head, species, field, mask, worn):
     "Layers of hair of a person, who may wear a mask with hair of its own."
     if species == Species.FLEXIBLEMASK:
-        grow = lambda vertices: grown(groom_of(worn), worn, vertices, grey=greying(worn))
-        hair = [_with_hair(worn, head, grow, on=mask)] if groom_of(worn) else []
+        hair = [_with_hair(worn, head, partial(_hair_on, head=worn), on=mask)] if groom_of(worn) else []
         return hair + [_with_face_hair(head, bare=field > -.004)]
     if mask is None: own = [_with_hair(head, head)]
-    else: own = [_with_hair(head, head, lambda vertices: grown(groom_of(head), head, vertices, grey=greying(head)),
-                            on=mask, bare=field > 0)]
+    else: own = [_with_hair(head, head, partial(_hair_on, head=head), on=mask, bare=field > 0)]
     return own*(groom_of(head) is not None and species != Species.WIG) + [_with_face_hair(
         head, bare=None if field is None else field > -.002)]
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .heads import _soft, _surface, brow_field, hair_field, head_bank, look_of, neck_field, skin_regions
+from .heads import _soft, _surface, brow_field, hair_field, head_bank, look_of, neck_field, skin_points
 from .optics import noise
 
 # %% ../nbs/10_skin.ipynb #c023
@@ -89,9 +89,7 @@ _FOLDS = (((129, 203, 206, 216), .0024, 9., 1.), ((233, 232, 231, 230, 229), .00
 @lru_cache(maxsize=8)
 def _fold(chain, wide):
     "A groove along landmarks on both sides of the face, 1 in its middle; float32 [h, w]."
-    bank, (x, y, z) = head_bank(), _surface()
-    chain = list(chain)
-    line = (bank.template[bank.mesh_vertices[chain]]*bank.mesh_weights[chain][..., None]).sum(1)
+    line, (x, y, z) = skin_points(head_bank().template, list(chain)), _surface()
     line[:, 0] = np.abs(line[:, 0])
     place, away = np.stack([np.abs(x), y, z], -1), np.full(x.shape, 1., np.float32)
     for a, b in zip(line[:-1], line[1:]):

@@ -12,12 +12,12 @@ from functools import lru_cache
 import numpy as np
 
 from .hair import _long_groom, beard_hair, brow_hair, groom_of, grown, lashes, lid_line, moved
-from .heads import (hair_field, head_bank, head_shape, look_of, skin_points, skin_regions, turned,
+from .heads import (hair_field, head_bank, head_ids, head_shape, look_of, skin_points, skin_regions, turned,
                           vertex_normals)
 from .optics import noise
 from .skin import RELIEF, _spot, eye_albedo, greying, skin_albedo, skin_relief
-from .tracing import (SKIN_WALK, _bitmap, _curves, _glossy, _hairy, _matte, _mesh, _mitsuba, _normals, _Part,
-                            _rgb, _translucent, cut_mesh)
+from .tracing import (SKIN_WALK, Lens, _bitmap, _curves, _glossy, _hairy, _matte, _mesh, _mitsuba, _normals,
+                            _Part, _rgb, _translucent, cut_mesh)
 from .vocab import Region
 
 # %% ../nbs/13_people.ipynb #c005
@@ -235,12 +235,12 @@ def _printed_eye(rng, skin=(.45, .27, .19)):
     n = 64; y, x = (np.mgrid[0:n, 0:n] + .5)/n*2 - 1
     look = rng.normal(0, .12, 2); reach = np.hypot(x - look[0], y - look[1])[..., None]
     iris = np.array([[.05, .02, .01], [.05, .10, .25], [.04, .15, .05]])[rng.integers(3)]
-    eye = np.ones((n, n, 3))*rng.uniform(.25, .6)
-    if rng.random() < .8:   # lids of printed skin around an almond
-        almond = (np.abs(y) > .62*np.sqrt(np.clip(1 - (x/.95)**2, 0, 1)))[..., None]
-        eye = np.where(almond, np.array(skin)*rng.uniform(.5, 1.3), eye)
-    eye = np.where(reach < rng.uniform(.38, .55), iris, eye)
-    eye = np.where(reach < rng.uniform(.16, .26), .01, eye)
+    eye = np.ones((n, n, 3))*rng.uniform(.15, .38)
+    eye = np.where(reach < rng.uniform(.32, .5), iris, eye)
+    eye = np.where(reach < rng.uniform(.14, .24), .01, eye)
+    if rng.random() < .85:   # lids of printed skin around an almond, over some of the iris
+        almond = (np.abs(y) > rng.uniform(.34, .6)*np.sqrt(np.clip(1 - (x/.95)**2, 0, 1)))[..., None]
+        eye = np.where(almond, np.array(skin)*rng.uniform(.5, 1.2), eye)
     return np.clip(eye*np.exp(.07*rng.standard_normal(eye.shape)), .01, .9)       # the grain of drops of ink
 
 def _prints(outline, centres, pictures, turn):
@@ -255,17 +255,18 @@ def _prints(outline, centres, pictures, turn):
 def _with_glasses(rng, attack=False):
     "Dress a body in glasses: ordinary ones, or an attack with printed eyes."
     wide, high = rng.uniform(.023, .028), rng.uniform(.018, .024)
-    if attack: wide, high = wide*1.06, high*1.12
-    power, radius = rng.uniform(2, 4), rng.uniform(.0018, .0036) if attack else rng.uniform(.0008, .0024)
+    power, broad = rng.uniform(2, 4), rng.random() < .65            # of horn or plastic, or of wire
+    radius = rng.uniform(.0016, .0032) if broad else rng.uniform(.0007, .0014)
     paper = attack and rng.random() < .35          # cut out of printed paper: flat and broad
-    if paper: wide, high, radius = wide*1.12, high*1.2, rng.uniform(.004, .006)
+    if paper: wide, high, radius = wide*1.06, high*1.1, rng.uniform(.002, .0045)
     colour = rng.uniform(.02, .5, 3) if rng.random() < .2 else rng.uniform(.01, .08)*np.ones(3)
     frame = _glossy(_rgb(np.maximum(colour, .25) if paper else colour), .5 if paper else .15)
-    eyes = [_glossy(_bitmap(_printed_eye(rng)), .3)]*2
+    eyes = [_glossy(_bitmap(_printed_eye(rng, look_of(int(rng.choice(head_ids("masks")))).skin)), .3)]*2
     angle = np.linspace(0, 2*np.pi, 25)[:-1]
     shape = np.abs(np.cos(angle))**power + np.abs(np.sin(angle))**power
     outline = np.stack([np.cos(angle)*wide, 0*angle, np.sin(angle)*high], 1)*shape[:, None]**(-1/power)
     region = Region.INSTRUMENT if attack else Region.GLASSES
+    lens, bsdf = _lens(rng)
 
     def dress(body):
         middle = head_bank().eyes[body.head][:, :3].mean(0)
@@ -281,9 +282,32 @@ def _with_glasses(rng, attack=False):
         pieces.append(_tube(bow, radius, False))
         points, triangles = _joined(pieces); points = turned(points, body.turn)
         parts = [_Part(_mesh(frame, points, _normals(points, triangles), points[:, :2], triangles), region)]
-        if attack: parts += _prints(outline, centres, eyes, body.turn)
-        return parts, None
+        if attack: return [*parts, *_prints(outline, centres, eyes, body.turn)], None
+        return [*parts, *(_Part(_mesh(bsdf, *_blown(outline, centre, body.turn)), region, lens, "lens")
+                          for centre in centres)], None
     return dress
+
+def _lens(rng):
+    "Glass that is clear, or tinted, and throws back lamps in white, or faintly and coloured where it is coated."
+    clear = np.ones(3)
+    if rng.random() < .15: clear = rng.uniform(.35, .85)*np.clip(rng.normal(1, .08, 3), .7, 1.2)
+    back = np.array([(1., 1., 1.), (.35, .7, .4), (.4, .4, .8)])[rng.choice(3, p=(.5, .3, .2))]
+    coat = _glossy(_rgb((0, 0, 0)), .03, 1.55, _rgb(back))
+    return Lens((.92*np.clip(clear, 0, 1)).astype(np.float32), coat), coat
+
+def _blown(outline, centre, turn, radius=.11):
+    "The front of a lens: a cap of a sphere within an outline; points, normals, texture places and triangles."
+    n, rings = len(outline), np.linspace(0, 1, 7)[1:]
+    flat = np.r_[[[0, 0, 0]], *(outline*r for r in rings)]
+    reach = (flat[:, [0, 2]]**2).sum(1)
+    points = flat + np.stack([0*reach, (reach - reach.max())/(2*radius), 0*reach], 1)
+    out = points*(1/radius, 0, 1/radius) - (0, 1, 0)
+    first = np.stack([np.zeros(n, int), 1 + np.arange(n), 1 + np.roll(np.arange(n), -1)], 1)
+    here = 1 + np.arange(n*len(rings)).reshape(len(rings), n); there = np.roll(here, -1, 1)
+    corners = (here[:-1], here[1:], there[1:]), (here[:-1], there[1:], there[:-1])
+    bands = [np.stack(t, -1).reshape(-1, 3) for t in corners]
+    normals = out/np.linalg.norm(out, axis=1, keepdims=True) @ turn.T
+    return turned(centre + points, turn), normals, flat[:, [0, 2]], np.concatenate([first, *bands])
 
 # %% ../nbs/13_people.ipynb #c012
 def _still(head): return _body(head, {}, np.eye(3), np.eye(3))

@@ -32,7 +32,7 @@ def _mask_field(kind, rng):
     hole = np.hypot((np.abs(x) - .0306)/rng.uniform(.0150, .0175), (z - .7149)/rng.uniform(.0070, .0095)) - 1
     holes = np.where(y < -.15, hole*.012, 1.)
     if kind == Species.FLEXIBLEMASK: return np.minimum(holes, hole*.012 + (y > -.15))
-    if rng.random() < .4:                                                              # a slit between the lips
+    if rng.random() < .5:                                                              # a slit between the lips
         lips = _template_points()[[13, 14]].mean(0)
         slit = np.hypot(x/rng.uniform(.012, .020), (z - lips[2])/rng.uniform(.0015, .003)) - 1
         holes = np.minimum(holes, np.where(y < -.15, slit*.003, 1.))
@@ -57,16 +57,16 @@ def _openings():
     "Where the nostrils and the line between the lips are on the texture of the skin, float [h, w] in [0, 1]."
     points, (x, y, z) = _template_points(), np.moveaxis(head_bank().surface, -1, 0)
     nostril, lips = points[[20, 238, 242]].mean(0), (points[[78, 80, 13, 310, 308]] + points[[78, 88, 14, 318, 308]])/2
-    dark = np.exp(-((np.abs(x) - abs(nostril[0]))**2 + (y - nostril[1])**2 + (z - nostril[2])**2)/(2*.0035**2))
-    line = np.exp(-(z - np.interp(x, lips[:, 0], lips[:, 2]))**2/(2*.0012**2))
+    dark = .4*np.exp(-((np.abs(x) - abs(nostril[0]))**2 + (y - nostril[1])**2 + (z - nostril[2])**2)/(2*.003**2))
+    line = np.exp(-(z - np.interp(x, lips[:, 0], lips[:, 2]))**2/(2*.0016**2))
     return np.maximum(dark, line*((np.abs(x) < .022) & (y < -.2)))
 
 def _mask_surface(kind, face, wearer, rng):
     "What a mask is made of, and the light inside it; its tone is nearer to the wearer's than chance would have it."
-    match = (np.array(look_of(wearer).skin)/look_of(face).skin)**rng.uniform(.6, 1)
+    match = (np.array(look_of(wearer).skin)/look_of(face).skin)**rng.uniform(.7, 1)
     dark = 1 - .85*_openings()[..., None]                                # painted: a shell has none
     if kind == Species.PAPERMASK:
-        return _glossy(_bitmap(_printed_face(face, match*dark, rng)), rng.uniform(.3, .5), 1.35), None
+        return _glossy(_bitmap(_printed_face(face, match*dark**1.3, rng)), rng.uniform(.3, .5), 1.35), None
     paint = np.clip(paint_albedo(face)*match*dark*np.exp(rng.normal(0, .05, 3)), .01, .9)
     if kind == Species.RIGIDMASK:   # painted resin, sometimes in a single colour
         if rng.random() < .1: paint = np.clip(paint.mean((0, 1))*rng.uniform(.7, 1.3)*dark, .01, .9)
@@ -82,13 +82,14 @@ def _silicone_relief(face):
 def _printed_face(face, shade, rng):
     "A photo of a face on paper: the light of its day baked in, the gamut of ink, and the grain of drops of three inks."
     light = np.array([rng.normal(0, .5), -1, rng.uniform(.1, .8)]); light /= np.linalg.norm(light)
-    lit = np.clip(_texel_normals() @ light, 0, 1)*.4 + .65
-    skin, brow = skin_albedo(face), .9*drawn_brows(face)[..., None]
-    shown = skin + brow*(np.minimum(np.array(look_of(face).hair), .12) - skin)
-    picture = np.clip(shown*shade*lit[..., None]*rng.uniform(1., 1.5), 0, 1)
+    lit = np.clip(_texel_normals() @ light, 0, 1)*.55 + .52
+    skin, brow = skin_albedo(face), drawn_brows(face)[..., None]
+    shown = skin + brow*(np.minimum(.5*np.array(look_of(face).hair), .06) - skin)
+    picture = np.clip(shown*shade*lit[..., None]*rng.uniform(.9, 1.4), 0, 1)
     grain = rng.standard_normal((*lit.shape, 3), np.float32)*rng.uniform(.04, .09)
     picture = picture*np.exp(grain*np.sqrt(np.clip(1 - picture, 0, 1)))             # bare paper has no drops
-    return np.clip(.02 + .80*picture, 0, .9)
+    warm = np.array([1, .97, .92])**rng.uniform(0, 1.5)                             # of the paper and its lamp
+    return np.clip(.014 + .80*warm*picture, 0, .9)
 
 def _creases(rng):
     "Metres outward at the corners of a head, for a few folds in the paper."
@@ -111,7 +112,7 @@ _GAP = {Species.PAPERMASK: .003, Species.RIGIDMASK: .0026, Species.FLEXIBLEMASK:
 
 def _shell(kind, body, other, outward, gap, folds):
     "Vertices of a mask on a body that looks straight ahead."
-    if kind == Species.PAPERMASK: shell = smoothed(body.rest, 25)
+    if kind == Species.PAPERMASK: shell = smoothed(body.rest, 5)
     else:
         shell = smoothed(other + head_bank().eyes[body.head][:, :3].mean(0), 1)
         if kind == Species.FLEXIBLEMASK: shell = .5*shell + .5*smoothed(body.rest, 1)
@@ -153,7 +154,7 @@ def _with_mask(kind, field, face, wearer, rng):
 
 def _puppet(head, rng):
     "A modelled head: paint or lacquer, fixed eyes of glass or paint; bald, or hair that was modelled or glued on."
-    alpha, hair = (.12, .22, .38)[rng.integers(3)], str(rng.choice(("moulded", "glued", "painted"), p=(.35, .5, .15)))
+    alpha, hair = (.12, .22, .38)[rng.integers(3)], str(rng.choice(("moulded", "glued", "painted"), p=(.15, .75, .1)))
     paint = paint_albedo(head)*np.exp(rng.normal(0, .05, 3))
     surface = _glossy(_bitmap(np.clip(paint, .01, .9)), alpha, 1.5), None
     bare = _glossy(_rgb(look_of(head).skin), alpha, 1.5), None

@@ -167,9 +167,9 @@ def drawn_brows(
     head:int,          # id of a head
 ) -> np.ndarray:       # float32 [h, w], 0-1
     "Brows as a photo or a painter shows them: strokes as fine as hairs, where a living face has strands."
-    look, place, rng = look_of(head), _surface(), np.random.default_rng([748, head])
-    strokes = noise(place[0].shape, ((192, 384), (384, 384), (768, 192)), rng, fade=1)
-    inside = brow_field(place, look.brows)
+    look, (x, y, z), rng = look_of(head), _surface(), np.random.default_rng([748, head])
+    strokes = noise(x.shape, ((192, 384), (384, 384), (768, 192)), rng, fade=1)
+    inside = np.maximum(brow_field((x, y, z), look.brows), brow_field((x, y, z - .0026), look.brows))  # hairs rise
     drawn = _soft(_soft(inside, .0012) - .5 - .14*np.clip(strokes, -1.5, 1.5), .10)
     return (drawn*(inside > -.0048)).astype(np.float32)
 
@@ -186,12 +186,12 @@ def paint_albedo(
     tone = tone*(1 - rng.uniform(0, .18)*soft(np.clip(lids + _spot((.03, -.2, .70), .012), 0, 1), 4))
     rouge = soft(_spot((.043, -.185, .670), .018), 3)*np.float32([.2, 1, .8])   # two round spots
     tone = tone*(1 - rng.uniform(0, .12)*rouge)
-    tone = tone + soft(lips, 2.)*(skin*rng.uniform(.6, .95)*np.float32([.95, .62, .62]) - tone)*rng.uniform(.5, 1)
+    tone = tone + soft(lips, 1.4)*(skin*rng.uniform(.55, .85)*np.float32([.95, .62, .62]) - tone)*rng.uniform(.7, 1)
     tone = tone*(1 - .6*_lash_line()[..., None])
-    brow = soft(drawn_brows(head), rng.uniform(.4, 1.4))*rng.uniform(.65, 1.)
+    brow = soft(drawn_brows(head), rng.uniform(.3, 1.))*rng.uniform(.85, 1.)
     scalp = soft(hair_field(_surface(), look.hairline, look.temples) > 0, 1.2)*(1 - ears[..., None])
     scalp = scalp*(look.style != "bald")
-    tone = tone + brow*(np.minimum(.8*hair, .12) - tone)
+    tone = tone + brow*(np.minimum(.5*hair, .06) - tone)
     return np.clip(tone + scalp*(hair - tone), .004, .95).astype(np.float32)
 
 @lru_cache(maxsize=64)

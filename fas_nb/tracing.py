@@ -307,7 +307,7 @@ def _trace(stage, parts, pinhole, spp, seed):
     radiance = picture[..., :3].astype(np.float32)
     hits = _exact(scene, pinhole)
     truth = _decided(hits, scene, stage, parts, pinhole)
-    radiance = _walked(radiance, hits, truth, scene, parts, pinhole, max(1, spp//4), seed + 1)
+    radiance = _walked(radiance, hits, truth, scene, parts, pinhole, max(1, spp//8), seed + 1)
     if lenses: radiance = _glazed(radiance, hits, stage, parts, lenses, pinhole, max(1, spp//4), seed + 2)
     return radiance, hits, truth, scene
 

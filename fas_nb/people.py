@@ -235,12 +235,12 @@ def _printed_eye(rng, skin=(.45, .27, .19)):
     n = 64; y, x = (np.mgrid[0:n, 0:n] + .5)/n*2 - 1
     look = rng.normal(0, .12, 2); reach = np.hypot(x - look[0], y - look[1])[..., None]
     iris = np.array([[.05, .02, .01], [.05, .10, .25], [.04, .15, .05]])[rng.integers(3)]
-    eye = np.ones((n, n, 3))*rng.uniform(.15, .38)
+    eye = np.ones((n, n, 3))*rng.uniform(.12, .32)
     eye = np.where(reach < rng.uniform(.32, .5), iris, eye)
     eye = np.where(reach < rng.uniform(.14, .24), .01, eye)
-    if rng.random() < .85:   # lids of printed skin around an almond, over some of the iris
-        almond = (np.abs(y) > rng.uniform(.34, .6)*np.sqrt(np.clip(1 - (x/.95)**2, 0, 1)))[..., None]
-        eye = np.where(almond, np.array(skin)*rng.uniform(.5, 1.2), eye)
+    if rng.random() < .9:    # lids of printed skin around an almond, over some of the iris
+        almond = (np.abs(y) > rng.uniform(.3, .52)*np.sqrt(np.clip(1 - (x/.95)**2, 0, 1)))[..., None]
+        eye = np.where(almond, np.array(skin)*rng.uniform(.7, 1.1), eye)
     return np.clip(eye*np.exp(.07*rng.standard_normal(eye.shape)), .01, .9)       # the grain of drops of ink
 
 def _prints(outline, centres, pictures, turn):
@@ -252,8 +252,8 @@ def _prints(outline, centres, pictures, turn):
         points = turned(centre + np.r_[outline, [[0, -.002, 0]]], turn)
         yield _Part(_mesh(picture, points, _normals(points, fan), uv, fan), Region.INSTRUMENT)
 
-def _with_glasses(rng, attack=False):
-    "Dress a body in glasses: ordinary ones, or an attack with printed eyes."
+def _with_glasses(rng, attack=False, skin=(.45, .27, .19)):
+    "Dress a body in glasses: ordinary ones, or an attack with printed eyes, whose lids are near the wearer's `skin`."
     wide, high = rng.uniform(.023, .028), rng.uniform(.018, .024)
     power, broad = rng.uniform(2, 4), rng.random() < .65            # of horn or plastic, or of wire
     radius = rng.uniform(.0016, .0032) if broad else rng.uniform(.0007, .0014)
@@ -261,7 +261,8 @@ def _with_glasses(rng, attack=False):
     if paper: wide, high, radius = wide*1.06, high*1.1, rng.uniform(.002, .0045)
     colour = rng.uniform(.02, .5, 3) if rng.random() < .2 else rng.uniform(.01, .08)*np.ones(3)
     frame = _glossy(_rgb(np.maximum(colour, .25) if paper else colour), .5 if paper else .15)
-    eyes = [_glossy(_bitmap(_printed_eye(rng, look_of(int(rng.choice(head_ids("masks")))).skin)), .3)]*2
+    other = np.array(look_of(int(rng.choice(head_ids("masks")))).skin)
+    eyes = [_glossy(_bitmap(_printed_eye(rng, np.sqrt(other*skin))), .3)]*2
     angle = np.linspace(0, 2*np.pi, 25)[:-1]
     shape = np.abs(np.cos(angle))**power + np.abs(np.sin(angle))**power
     outline = np.stack([np.cos(angle)*wide, 0*angle, np.sin(angle)*high], 1)*shape[:, None]**(-1/power)

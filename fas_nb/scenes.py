@@ -57,14 +57,14 @@ def _openings():
     "Where the nostrils and the line between the lips are on the texture of the skin, float [h, w] in [0, 1]."
     points, (x, y, z) = _template_points(), np.moveaxis(head_bank().surface, -1, 0)
     nostril, lips = points[[20, 238, 242]].mean(0), (points[[78, 80, 13, 310, 308]] + points[[78, 88, 14, 318, 308]])/2
-    dark = .4*np.exp(-((np.abs(x) - abs(nostril[0]))**2 + (y - nostril[1])**2 + (z - nostril[2])**2)/(2*.003**2))
+    dark = .25*np.exp(-((np.abs(x) - abs(nostril[0]))**2 + (y - nostril[1])**2 + (z - nostril[2])**2)/(2*.003**2))
     line = np.exp(-(z - np.interp(x, lips[:, 0], lips[:, 2]))**2/(2*.0016**2))
     return np.maximum(dark, line*((np.abs(x) < .022) & (y < -.2)))
 
 def _mask_surface(kind, face, wearer, rng):
     "What a mask is made of, and the light inside it; its tone is nearer to the wearer's than chance would have it."
     match = (np.array(look_of(wearer).skin)/look_of(face).skin)**rng.uniform(.7, 1)
-    dark = 1 - .85*_openings()[..., None]                                # painted: a shell has none
+    dark = 1 - .92*_openings()[..., None]                                # painted: a shell has none
     if kind == Species.PAPERMASK:
         return _glossy(_bitmap(_printed_face(face, match*dark**1.3, rng)), rng.uniform(.3, .5), 1.35), None
     paint = np.clip(paint_albedo(face)*match*dark*np.exp(rng.normal(0, .05, 3)), .01, .9)
@@ -161,7 +161,7 @@ def _puppet(head, rng):
     waves = 1 + .35*np.sin(head_bank().template @ rng.normal(0, 160, 3))[:, None]
 
     def shape(vertices):
-        vertices = smoothed(vertices, 3)
+        vertices = smoothed(vertices, 1)
         if hair != "moulded": return vertices
         return smoothed(vertices + vertex_normals(vertices)*_hair_height(head)[:, None]*waves, 1)
     eye = _eye(head, rng.random() < .5)
@@ -196,7 +196,7 @@ def _costume(species, head, rng, worn=None):
         layers.append(dress)
     if species != Species.FAKEHEAD: layers += _haired(head, species, field, mask, worn)
     if species == Species.WIG: layers.append(_with_wig(head, rng))
-    if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True))
+    if species == Species.GLASSES: layers.append(_with_glasses(rng, attack=True, skin=look_of(head).skin))
     elif glasses and species not in (Species.PAPERMASK, Species.RIGIDMASK): layers.append(_with_glasses(rng))
     return layers
 

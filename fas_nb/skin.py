@@ -182,16 +182,17 @@ def paint_albedo(
     look, rng, (lips, lids, ears) = look_of(head), np.random.default_rng([739, head]), _soft_masks()
     shape, skin, hair = lips.shape, np.array(look.skin, np.float32), np.array(look.hair, np.float32)
     soft = lambda field, width: cv2.GaussianBlur(field.astype(np.float32), (0, 0), width)[..., None]
-    tone = skin*np.exp(.05*noise(shape, (8, 16, 32), rng))[..., None]
+    skin = skin*np.exp(-rng.uniform(.04, .14)*_BLOOD)    # mixed to look alive: the mean of a face, everywhere alike
+    tone = skin*np.exp(.08*noise(shape, (8, 16, 32, 64), rng))[..., None]
     tone = tone*(1 - rng.uniform(0, .18)*soft(np.clip(lids + _spot((.03, -.2, .70), .012), 0, 1), 4))
     rouge = soft(_spot((.043, -.185, .670), .018), 3)*np.float32([.2, 1, .8])   # two round spots
     tone = tone*(1 - rng.uniform(0, .12)*rouge)
-    tone = tone + soft(lips, 1.4)*(skin*rng.uniform(.55, .85)*np.float32([.95, .62, .62]) - tone)*rng.uniform(.7, 1)
+    tone = tone + soft(lips, 1.2)*(skin*rng.uniform(.48, .8)*np.float32([.95, .62, .62]) - tone)*rng.uniform(.7, 1)
     tone = tone*(1 - .6*_lash_line()[..., None])
-    brow = soft(drawn_brows(head), rng.uniform(.3, 1.))*rng.uniform(.85, 1.)
+    brow = soft(drawn_brows(head), rng.uniform(.3, .8))*rng.uniform(.9, 1.)
     scalp = soft(hair_field(_surface(), look.hairline, look.temples) > 0, 1.2)*(1 - ears[..., None])
     scalp = scalp*(look.style != "bald")
-    tone = tone + brow*(np.minimum(.5*hair, .06) - tone)
+    tone = tone + brow*(np.minimum(.35*hair, .035) - tone)
     return np.clip(tone + scalp*(hair - tone), .004, .95).astype(np.float32)
 
 @lru_cache(maxsize=64)

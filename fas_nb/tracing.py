@@ -308,7 +308,7 @@ def _trace(stage, parts, pinhole, spp, seed):
     hits = _exact(scene, pinhole)
     truth = _decided(hits, scene, stage, parts, pinhole)
     radiance = _walked(radiance, hits, truth, scene, parts, pinhole, max(1, spp//8), seed + 1)
-    if lenses: radiance = _glazed(radiance, hits, stage, parts, lenses, pinhole, max(1, spp//4), seed + 2)
+    if lenses: radiance = _glazed(radiance, hits, stage, parts, lenses, pinhole, 2*spp, seed + 2)
     return radiance, hits, truth, scene
 
 def _glazed(radiance, hits, stage, parts, lenses, pinhole, spp, seed):

@@ -358,7 +358,7 @@ def randomised(
 ) -> LabelledFace:
     "A rendered face as no renderer shows it."
     if not attack or rng.random() < .5: face = new_materials(face, rng, split)
-    if (face.regions == Region.HAIR).any() and rng.random() < .35: face = grow_hair(face, rng)
+    if (face.regions == Region.HAIR).any() and rng.random() < .5: face = grow_hair(face, rng)
     bare = not (face.regions == Region.GLASSES).any()
     free = (*["glasses"]*bare, *OCCLUDERS[not bare:])          # glasses twice as often as anything else
     if not attack and rng.random() < .55: face = occlude(face, str(rng.choice(free)), rng, split)

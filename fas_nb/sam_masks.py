@@ -197,6 +197,9 @@ def decode_prompts(
     kernels = torch.stack([mlp(found[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], 1)
     return torch.einsum("nkc,nchw->nkhw", kernels, fine), decoder.iou_prediction_head(found[:, 0])
 
+# asked about again with the first answer as a known mask: hair has no shape that an outline could tell
+_TWICE = ("hair",)
+
 class SamSegmenter:
     """The Segment Anything Model behind its own `SamPredictor`, all parts of a face, or of many faces, in one call of
     its decoder."""
@@ -264,7 +267,8 @@ class SamSegmenter:
         worn = ("instrument", Species.GLASSES) if self.outlines else ("glasses", species)
         prompts = [part_prompts(face, *(worn if p == "glasses" else (p, species))) for face in landmarks for p in asked]
         priors = np.concatenate([self._known(face, asked, species, size) for face, size in zip(landmarks, sizes)])
-        answers = self._ask(prompts, priors, features, sizes, np.repeat(np.arange(len(sizes)), len(asked)))
+        again = [i for i, part in enumerate(asked*len(sizes)) if self.outlines and part in _TWICE]
+        answers = self._ask(prompts, priors, features, sizes, np.repeat(np.arange(len(sizes)), len(asked)), again)
         found = [dict(zip(asked, answers[i*len(asked):])) for i in range(len(sizes))]
         if asked == parts: return found
         for f in found: f["instrument"] = max(
@@ -291,13 +295,15 @@ class SamSegmenter:
                       np.where(inside, prompt.point_labels, -1), box)
 
     # of the picture that is set, or of those whose features are given
-    def _ask(self, prompts, priors, features=None, sizes=(), picture=None):
+    def _ask(self, prompts, priors, features=None, sizes=(), picture=None, again=()):
         import torch
         if features is None: features, sizes = self.predictor.features, [self.predictor.original_size]
         if picture is None: picture = np.zeros(len(prompts), int)
         seen, answers = [self._inside(p, sizes[i]) for p, i in zip(prompts, picture)], [None]*len(prompts)
         with torch.inference_mode():
             logits, rated = decode_prompts(self.predictor.model, features, seen, priors, picture)
+            if len(again): logits[again], rated[again] = decode_prompts(
+                self.predictor.model, features, [seen[i] for i in again], logits[again, 0], picture[again])
             rated = rated.cpu().numpy()
             for i, size in enumerate(sizes):
                 for one, mine in self._candidates(seen, priors, picture == i):

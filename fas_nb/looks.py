@@ -360,8 +360,9 @@ def randomised(
     if not attack or rng.random() < .5: face = new_materials(face, rng, split)
     if (face.regions == Region.HAIR).any() and rng.random() < .5: face = grow_hair(face, rng)
     bare = not (face.regions == Region.GLASSES).any()
-    free = (*["glasses"]*bare, *OCCLUDERS[not bare:])          # glasses twice as often as anything else
-    if not attack and rng.random() < .55: face = occlude(face, str(rng.choice(free)), rng, split)
+    # glasses twice as often as others, hands thrice: they have the colour of what they cover
+    free = (*["glasses"]*bare, *["hand"]*2, *OCCLUDERS[not bare:])
+    if not attack and rng.random() < .6: face = occlude(face, str(rng.choice(free)), rng, split)
     face = replace(face, image=lit(face.image, rng))
     if place and rng.random() < .8: face = moved(face, rng)
     return replace(face, image=seen_by_camera(face.image, rng))

@@ -204,6 +204,7 @@ class SamSegmenter:
     """The Segment Anything Model behind its own `SamPredictor`, all parts of a face, or of many faces, in one call of
     its decoder."""
     upright = True  # a face that leans far is turned for it
+    rates = True    # its quality is the overlap (IoU) with the truth that it expects
     def __init__(self,
         sam,                  # a `segment_anything.modeling.Sam`
         name:str="sam",       # for the provenance of an annotation

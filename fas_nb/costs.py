@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COUNTED', 'MEASURED_WITH', 'SUSTAINED', 'ENCODER_HEADS', 'PRICES', 'images_drawn', 'work', 'flops_image',
            'flops_mask', 'run_flops', 'flops_method', 'method_work', 'annotated_frames', 'Cost', 'table_cost', 'spread',
-           'mask_hours', 'mask_memory', 'released', 'core_pace', 'frame_seconds', 'drawn_seconds', 'duration',
-           'time_rows', 'time_block', 'mask_block', 'method_rows', 'method_block', 'memory_block']
+           'mask_hours', 'mask_memory', 'released', 'core_pace', 'frame_seconds', 'mask_seconds', 'drawn_seconds',
+           'duration', 'time_rows', 'time_block', 'mask_block', 'method_rows', 'method_block', 'memory_block']
 
 # %% ../nbs/46_costs.ipynb #c103
 import json
@@ -213,6 +213,15 @@ def frame_seconds() -> float:   # of a core
     return json.loads((shared_folder("bench")/"check_speed.json").read_text(
         encoding="utf-8"))["figures"]["annotate_seconds_per_frame"]
 
+def mask_seconds(
+    segmenter:str,          # key of `COUNTED`
+    precision:str="full",   # `full`, or `half` on a CPU that multiplies bfloat16
+) -> float:                 # of a core for each picture
+    "What an image encoder takes on a CPU: that of ViT-B as `nbs/bench/sam_cpu` measured it, others by operations."
+    ways = json.loads((shared_folder("bench")/"sam_cpu.json").read_text(encoding="utf-8"))["figures"]["ways"]
+    base = ways["bfloat16" if precision == "half" else "as it comes"]["seconds"]
+    return base*flops_mask(segmenter)/flops_mask("sam_vit_b")
+
 def drawn_seconds(
     size:int,    # side of the network's input, pixels
 ) -> float:      # of a core
@@ -256,12 +265,13 @@ def time_block() -> dict:
     return dict(heading="How long, and where", columns=columns, rows=rows,
                 note="Ours alone; compared methods are counted in a table of their own. "
                      f"All {len(paper.seeds)} seeds, each table alone; “ours” of Tables 1, 4 and 5 is made once, and a "
-                     "data set is annotated once for all tables. Annotation decodes and finds landmarks and depth on CPU "
+                     "data set is annotated once for all tables. Annotation decodes and finds landmarks and depth on "
                      f"cores, {frame_seconds():.2f} s a frame (nbs/bench/check_speed); masks of {paper.segmenter} run "
                      "on a GPU where there is one and on cores otherwise, counted by the operations of its image "
-                     "encoder alone; those of face_sam_tiny run on cores and are in the seconds of a frame. A core did {core/1e9:.0f} counted "
-                     "GFLOP a second in a training step of profile small (nbs/bench/model_speed, machine and date "
-                     "there). Training and scoring run on a GPU where there is one; what it sustains is an "
+                     "encoder alone; those of face_sam_tiny run on cores and are in the seconds of a frame. A core did "
+                     f"{core/1e9:.0f} counted GFLOP a second in a training step of profile small "
+                     "(nbs/bench/model_speed, machine and date there). Training and scoring run on a GPU where "
+                     "there is one; what it sustains is an "
                      f"assumption. Its batches are made by threads meanwhile, which keeps {busy:.1f} cores busy at "
                      f"{SUSTAINED[1]} TFLOP/s; “waiting” in result.json is "
                      "the measured share of the training time that was waited for them. Costs assume "

@@ -252,8 +252,8 @@ def build_real_data(session:Session) -> Path:
         (f"Try the whole path small: one table, reduced network. {small[1]} runs, about {small[7]} on a GPU that "
          f"sustains {SUSTAINED[0]} TFLOP/s after "
          f"{small[3]} of annotation on one core, with batches made meanwhile on cores beside it ({small[6]} of one "
-         f"core); {small[10]} on one core without a GPU. A quicker look is one seed and few epochs: add --seeds 0 --set "
-         "training.epochs=5.", "fas_reproduce --tables 3 --profile small --data-root DIR"),
+         f"core); {small[10]} on one core without a GPU. A quicker look is one seed and few epochs: add --seeds 0 "
+         "--set training.epochs=5.", "fas_reproduce --tables 3 --profile small --data-root DIR"),
         ("Make the tables at the paper's size. Runs are independent: add workers, a Dask scheduler or a SLURM file, or "
          "let the GPUs of a machine share each run "
          "(fas_run --devices 8 …); whatever is finished is kept if it stops.",

@@ -91,6 +91,7 @@ def test_workers_elsewhere_are_asked_what_they_can_do(monkeypatch):
             monkeypatch.setenv("FAS_NB_DEVICE", "cpu")
             assert where_done(True, **there) == ("cpu", "full")
             monkeypatch.setenv("FAS_NB_DEVICE", "cuda:77")
-            with pytest.raises(InputError, match="device cuda:77.*said by a worker of tcp://"): where_done(True, **there)
+            said = "device cuda:77.*said by a worker of tcp://"
+            with pytest.raises(InputError, match=said): where_done(True, **there)
             assert asked(**there) == dict(device="cuda:77", precision="full", workers=2)
         finally: parallel._client(None, cluster.scheduler_address).close()

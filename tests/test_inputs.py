@@ -183,7 +183,8 @@ def test_annotate_tells_whose_masks_where_and_why(tmp_path, monkeypatch, capsys)
         return capsys.readouterr()
     said = tells("--segmenter", "polygon", "--json")
     assert json.loads(said.out)["segmenter"] == dict(name="polygon", why="asked for", device="cpu", precision="full")
-    assert said.err == "" and "masks: polygon (asked for), on cpu, full precision" in tells("--segmenter", "polygon").out
+    assert said.err == ""
+    assert "masks: polygon (asked for), on cpu, full precision" in tells("--segmenter", "polygon").out
     monkeypatch.setattr(sam_masks, "best_segmenter", lambda: "sam_vit_h")
     monkeypatch.setattr(annotation, "fill_stores", lambda *a, **k: annotation.Summary(0, 1))
     said = tells("--device", "cpu", "--precision", "full", "--json")

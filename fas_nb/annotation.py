@@ -17,15 +17,17 @@ import numpy as np
 
 from .closure import closure_hash
 from .datasets import faces_path, given_faces, is_cut, iter_frames, read_depth, require_faces
-from .depth import crop_sensor, depth_misfit, named_estimator, sensor_crop
+from .depth import crop_sensor, named_estimator, refuse_misfit, sensor_crop
 from .detectors import FINDERS
+from .devices import asked, within_memory
 from .landmarks import face_crop, find_faces, given_box, named_function
 from .manifest import as_json, file_hash, file_mark, minor_versions, write_atomically
-from .maps import FLAG_WORDS, annotate, named_segmenter, three_channel_map
+from .maps import (FLAG_WORDS, annotate, fetch_segmenter, made_on, named_segmenter, segmenter_place,
+                         three_channel_map)
 from .parallel import Failure, run_parallel
 from .recordings import DECODING, usable_face
 from .regions import read_region_map, segment_faces
-from .sam_masks import CHECKPOINTS, SEGMENTERS
+from .sam_masks import CHECKPOINTS, known_segmenter
 from .store import AnnotationStore, FrameStore, what_differs
 from .vocab import FRAME_FACTOR, Channel, Frames, InputError, Landmarks, Presentation
 
@@ -99,6 +101,7 @@ def map_inputs(
     presentation:Presentation,
     segmenter:str,        # as for `annotate_dataset`
     depth:str="auto",     # likewise
+    precision:str="",     # of the segmenter: `full`, `half`, or any where empty
 ) -> dict[str, str]:
     "What the annotations of a presentation follow from, besides its crops, species and the settings of their store."
     sensor = {k: v for k, v in presentation.attrs.items() if k.startswith("depth_") and k != "depth_path"}
@@ -106,7 +109,8 @@ def map_inputs(
             "depth file": file_mark(presentation.attrs.get("depth_path", "")) if depth != "mesh" else "",
             "depth unit": as_json(sensor), "estimator": _function_mark(depth), "code": closure_hash(MAPS, _KEEPING),
             "weights": CHECKPOINTS[segmenter].hash if segmenter in CHECKPOINTS else "",
-            "versions": minor_versions(*_MAPS_USE)}
+            "versions": minor_versions(*_MAPS_USE),
+            **({"precision": precision} if precision and segmenter in CHECKPOINTS else {})}
 
 # %% ../nbs/27_annotation_work.ipynb #c010
 def extract_frames(
@@ -173,7 +177,8 @@ def annotate_dataset(
     presentations:Sequence[Presentation],  # with their species
     frames:FrameStore|str|Path,            # filled by `extract_frames`
     folder:str|Path,                       # of an `AnnotationStore`
-    segmenter:str="face_sam_tiny",         # a name for `load_segmenter`
+    # a name for `load_segmenter`; where empty that of the folder, where it is new the best that is there for real data
+    segmenter:str="",
     *,
     # `auto`: the sensor's where there is one, else the mesh; `mesh`: always the landmark mesh; `3ddfa_v2`;
     # `module:function`: see `annotate(estimator=…)`
@@ -186,44 +191,47 @@ def annotate_dataset(
 ) -> Summary:
     """Annotate the crops of all presentations into an `AnnotationStore`; frames that are there and follow from the same
     as now are skipped."""
-    named_estimator(depth); _known(segmenter)
+    named_estimator(depth)
     if not isinstance(frames, FrameStore): frames = FrameStore(frames)
+    segmenter = known_segmenter(segmenter or AnnotationStore(folder).settings.get("segmenter")
+                                or "face_sam_tiny"*any(p.attrs.get("origin") == "rendered" for p in presentations))
     store = AnnotationStore(folder, dict(segmenter=segmenter, depth=depth, planar=planar, floor=floor,
                                          frames=frames.settings))
     each = {p.id: p for p in presentations}
     absent = set(frames.missing(each))
-    why = {id: w for id, p in each.items() if id not in absent for w in [_unfinished(store, frames, p)] if w}
-    if why: named_segmenter(segmenter)     # fetches weights once, and fails here where it must fail
-    summary = _run(partial(_annotate, frames=str(frames.folder), folder=str(folder)), [each[id] for id in why],
+    why = {id: w for id, p in each.items() if id not in absent
+           for w in [_unfinished(store, frames, p, asked()["precision"])] if w}
+    how = asked(workers, scheduler) if why else {}
+    # weights are fetched once, and what cannot be done fails here
+    if why: segmenter_place(segmenter, workers, scheduler); fetch_segmenter(segmenter)
+    summary = _run(partial(_annotate, frames=str(frames.folder), folder=str(folder), how=how), [each[id] for id in why],
                    len(each) - len(absent), [{what for frame in w.values() for what in frame} for w in why.values()],
                    "annotation", workers=workers, scheduler=scheduler, progress=progress)
     if summary.done or not (store.folder/"manifest.parquet").exists(): store.write_manifest()
     without = tuple((each[id].path, "has no crops: extract_frames failed or was not run") for id in sorted(absent))
     return replace(summary, failures=summary.failures + without)
 
-def _known(segmenter):
-    if segmenter not in SEGMENTERS:
-        raise InputError(f"segmenter {segmenter!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
-
-def _unfinished(store, frames, presentation):
+def _unfinished(store, frames, presentation, precision=""):
     "Frames that have no annotation, or one that follows from something else than now -> what is another."
     (index, digest), made = frames.index(presentation.id), map_inputs(
-        presentation, store.settings["segmenter"], store.settings["depth"])
+        presentation, store.settings["segmenter"], store.settings["depth"], precision)
     why = {f: store.differs(presentation.id, f, digest, str(presentation.species), made) for f in index}
     return {f: w for f, w in why.items() if w}
 
-def _annotate(presentation, frames, folder):
+def _annotate(presentation, frames, folder, how):
     frames, store = FrameStore(frames), AnnotationStore(folder)
     crops, boxes, todo = (frames.read(presentation.id), frames.boxes(presentation.id),
-                          _unfinished(store, frames, presentation))
+                          _unfinished(store, frames, presentation, how["precision"]))
     options = store.settings
-    made = map_inputs(presentation, options["segmenter"], options["depth"])
+    segmenter = named_segmenter(options["segmenter"], **how)
+    made = map_inputs(presentation, options["segmenter"], options["depth"], made_on(segmenter)["precision"])
     raw = read_depth(presentation, frames.settings["n"]) if options["depth"] != "mesh" else None
-    if raw is not None and presentation.dataset == "table": _refuse_misfit(presentation, raw, crops, boxes)
-    done, size, segmenter = {}, crops.images.shape[1], named_segmenter(options["segmenter"])
+    if raw is not None and presentation.dataset == "table": refuse_misfit(presentation, raw, crops, boxes)
+    done, size = {}, crops.images.shape[1]
     wanted = [i for i, frame in enumerate(crops.frame.tolist()) if frame in todo]
     faces = [Landmarks(crops.points[i], _box_in_crop(boxes[i], size), str(crops.source[i])) for i in wanted]
-    masks = segment_faces([crops.images[i] for i in wanted], faces, segmenter, presentation.species)
+    images = [crops.images[i] for i in wanted]
+    masks = within_memory(lambda: segment_faces(images, faces, segmenter, presentation.species), segmenter)
     for i, face, found in zip(wanted, faces, masks):
         done[crops.frame.tolist()[i]] = annotate(
             crops.images[i], presentation.species, landmarks=face, found=found,
@@ -232,14 +240,6 @@ def _annotate(presentation, frames, folder):
             sensor_depth=None if raw is None else crop_sensor(raw[i], boxes[i], size),
             mm_per_unit=presentation.attrs.get("depth_mm_per_unit", .125))
     store.write_frames(presentation.id, done, frames.index(presentation.id)[1], made)
-
-def _refuse_misfit(presentation, raw, crops, boxes):
-    "Depth of a user's own table is believed where it lies over the face."
-    for i, depth in enumerate(raw):
-        _, scale, corner = face_crop(depth, boxes[i], crops.images.shape[1])
-        face = Landmarks(crops.points[i]/scale + np.float32([*corner, 0]), boxes[i], str(crops.source[i]))
-        if why := depth_misfit(crops.images[i], depth, presentation, face): raise InputError(
-            f"{presentation.attrs['depth_path']}: frame {crops.frame[i]}: {why}")
 
 def _box_in_crop(box, size):  # the crop is `FRAME_FACTOR` times the longer side of the box, around its centre
     half = (box[2:] - box[:2])*size/FRAME_FACTOR/max(box[2:] - box[:2])/2
@@ -274,7 +274,7 @@ def fill_stores(
 ) -> Summary:
     "Both steps one after the other."
     folder = Path(folder)
-    named_estimator(depth); _known(segmenter)   # what is not there is told before any work
+    named_estimator(depth); known_segmenter(segmenter)   # what is not there is told before any work
     wanted, cropped = [p for p in presentations if only is None or p.id in only], Summary(0, 0)
     try:
         cropped = extract_frames(presentations, folder/"frames", n, size, annotations=annotations, only=only,

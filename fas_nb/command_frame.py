@@ -81,15 +81,21 @@ def checkpoint_option(parser:argparse.ArgumentParser):
     parser.add_argument("--checkpoint", metavar="PATH",
                         help="your copy of the segmenter's weights, or the folder that holds it "
                         "(the environment's FAS_NB_WEIGHTS; else fetched once)")
-    parser.add_argument("--device", default="", help="where the segmenter runs: cpu, cuda, or cuda:1 (a GPU where "
-                        "there is one; the small one on the CPU)")
+    parser.add_argument("--device", default="", help="where masks are drawn, of the machine that does the work: cpu, "
+                        "cuda, or cuda:1 (a GPU where there is one; face_sam_tiny on the CPU); says nothing about "
+                        "training")
+    parser.add_argument("--precision", default="", choices=("full", "half"), help="of the segmenter's image encoder: "
+                        "full (float32), or half (float16 on a GPU, bfloat16 on a CPU) (half where it is faster; "
+                        "face_sam_tiny on the CPU full)")
 
 def take_checkpoint(args:argparse.Namespace):
-    "Use the segmenter's weights and device that were asked for, here and in processes that are started from here."
-    if getattr(args, "device", ""):
+    """Use the segmenter's weights, device and precision that were asked for, here and in processes that are started
+    from here; device and precision are handed to workers elsewhere with their work."""
+    if args.device:
         from fas_nb.parallel import sam_device
-        sam_device(args.device)     # fails here where it must fail
+        sam_device(args.device, here=not (args.scheduler or args.slurm))     # fails here where it must fail
         os.environ["FAS_NB_DEVICE"] = args.device
+    if args.precision: os.environ["FAS_NB_PRECISION"] = args.precision
     if not args.checkpoint: return
     if not Path(args.checkpoint).exists(): raise InputError(
         f"--checkpoint {args.checkpoint}: does not exist; give a file of weights or a folder", 2)

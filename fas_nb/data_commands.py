@@ -108,8 +108,9 @@ def _annotate_parser():
                    "regions: they win over the automatic ones")
     p.add_argument("--coco", metavar="FILE", help="write the crops and their region maps as COCO annotations as well")
     p.add_argument("--segmenter",
-                   help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (that of the "
-                   "profile; for real data the official weights that are in the cache, where the profile has none)")
+                   help="face_sam_tiny, grabcut, polygon, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam (for real data "
+                   "the largest official weights that are in the cache, unless the profile names official weights; "
+                   "else that of the profile)")
     source_options(p); checkpoint_option(p)
     p.add_argument("--runs-dir", default="", help="folder of finished runs, which holds the stores as well (runs)")
     p.add_argument("--root", default="", help="folder of data, runs and reports (the checkout around the working "
@@ -119,17 +120,36 @@ def _annotate_parser():
     return p
 
 def _annotation_profile(args):
-    "The profile that says how to annotate."
+    "The profile that says how to annotate, and why with this segmenter."
+    from fas_nb.datasets import data_origin
     from fas_nb.profiles import get_profile, suited
     from fas_nb.sam_masks import SEGMENTERS
     options = {"scoring.frames": args.frames, "frame_size": args.size, "segmenter": args.segmenter,
                "channels": args.channels, "landmarks": args.landmarks or None, "depth": args.depth or None}
     options = {field: value for field, value in options.items() if value is not None}
-    profile = get_profile(args.profile, options)
-    profile = get_profile(args.profile, suited(profile, options, args.folder))
+    named = get_profile(args.profile, options)
+    profile = get_profile(args.profile, best := suited(named, options, args.folder))
     if profile.segmenter not in SEGMENTERS: raise InputError(
         f"--segmenter {profile.segmenter}: is unknown; use one of {', '.join(SEGMENTERS)}", 2)
-    return profile
+    why = ("asked for" if args.segmenter else "the best in the cache, for real data" if best != options
+           else f"that of profile {args.profile}")
+    if why.startswith("that") and profile.segmenter == "face_sam_tiny" and data_origin(args.folder) == "real":
+        why += "; no official weights are in the cache"
+    return profile, why
+
+def _masks(args, profile, why, pictures, scheduler):
+    "Who draws the masks, where and why; said before the work where it will be slow."
+    from fas_nb.costs import COUNTED, duration, mask_seconds
+    from fas_nb.maps import segmenter_place
+    from fas_nb.sam_masks import CHECKPOINTS
+    name, (device, precision) = profile.segmenter, segmenter_place(profile.segmenter, args.workers, scheduler)
+    if device == "cpu" and name in COUNTED and CHECKPOINTS[name].url:
+        each = mask_seconds(name, precision)
+        whole = duration(each*pictures/max(1, args.workers))
+        all_of_it = "" if scheduler else f", {whole} for {many(pictures, 'picture')} on {many(args.workers, 'core')}"
+        say(f"fas_annotate: {name} ({why}) runs on the CPU: about {each:.0f} s of a core for a picture{all_of_it} "
+            "(nbs/bench/sam_cpu); faster: a GPU, or --segmenter face_sam_tiny")
+    return dict(name=name, why=why, device=device.partition(":")[0], precision=precision)
 
 def _wanted(args, found, failed):
     "The presentations to annotate: all, those that failed, or some spread evenly."
@@ -137,11 +157,12 @@ def _wanted(args, found, failed):
     if args.limit and args.limit < len(wanted): return [wanted[i*len(wanted)//args.limit] for i in range(args.limit)]
     return wanted
 
-def _tell_annotated(args, profile, wanted, done, mended, out, read, told):
+def _tell_annotated(args, profile, wanted, done, mended, out, read, masks, told):
     "What was done, for a reader."
     from fas_nb.manifest import place_of
     print(f"{many(len(wanted), 'presentation')}: {done.done} annotated, {done.skipped} already there, "
           f"{len(done.failures)} failed; in {place_of(out)}")
+    if masks: print(f"masks: {masks['name']} ({masks['why']}), on {masks['device']}, {masks['precision']} precision")
     for what, number in done.again: print(f"made again because of another {what}: {number}")
     if done.given_not_used:
         print(f"the given face could not be used in {many(done.given_not_used, 'frame')}, the detector was")
@@ -175,18 +196,19 @@ def _annotate(args):
     from fas_nb.store import AnnotationStore, FrameStore, write_coco
     take_checkpoint(args)
     _annotate_arguments_fit(args)
-    profile = _annotation_profile(args)
+    profile, why = _annotation_profile(args)
     name, given = dataset_name(args.dataset), args.annotations and Path(args.annotations)
     found = usable(scan := scan_dataset(name, args.folder, args.channels), name)
     for line in scan.left_out(): say(f"fas_annotate: {line}")
     runs_dir = args.runs_dir or project_root(args.root)/"runs"
     read = store_folder(profile, name, find_root(name, args.folder), given, runs_dir)
     out = Path(args.out or read)
-    wanted = _wanted(args, found, annotation.failed_files(out))
+    wanted, scheduler = _wanted(args, found, annotation.failed_files(out)), scheduler_of(args)
+    masks = _masks(args, profile, why, len(wanted)*profile.scoring.frames, scheduler) if wanted else None
     done = annotation.fill_stores(
         found, out, profile.scoring.frames, profile.frame_size, profile.segmenter, given,
         only={p.id for p in wanted}, landmarks=profile.landmarks, depth=profile.depth, workers=args.workers,
-        scheduler=scheduler_of(args), progress=not args.quiet) if wanted else annotation.Summary(0, 0)
+        scheduler=scheduler, progress=not args.quiet) if wanted else annotation.Summary(0, 0)
     frames, store, told = FrameStore(out/"frames"), AnnotationStore(out/"annotations"), {}
     mended = annotation.import_corrections(store, args.corrections) if args.corrections else annotation.Summary(0, 0)
     if args.coco: told["COCO annotations"] = f"{write_coco(frames, store, args.coco)} in {place_of(args.coco)}"
@@ -194,11 +216,11 @@ def _annotate(args):
         told["look at first"] = place_of(sheet)
     nobody, failures = annotation.faceless(annotation.without_face(wanted, out)), done.failures + mended.failures
     for line in nobody: say(f"fas_annotate: {line}")
-    if not args.json: _tell_annotated(args, profile, wanted, done, mended, out, read, told)
+    if not args.json: _tell_annotated(args, profile, wanted, done, mended, out, read, masks, told)
     else: print(json.dumps(dict(
         presentations=len(wanted), annotated=done.done, already_there=done.skipped, corrected=mended.done,
         failed=failures, made_again=dict(done.again), given_not_used=done.given_not_used, left_out=scan.left_out(),
-        no_face=nobody, folder=str(out), **told), indent=1))
+        no_face=nobody, folder=str(out), segmenter=masks, **told), indent=1))
     return 1 if failures else 0
 
 fas_annotate = console_command(_annotate_parser, _annotate)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEPTH_MODES', 'FLAT_BELOW_MM', 'FACE_WITHIN_MM', 'MESH_AGREES', 'RELIEF_MM', 'mesh_triangles', 'z_buffer',
-           'normalise_depth', 'fill_nearest', 'mesh_depth', 'tddfa_depth', 'sensor_depth', 'depth_misfit', 'mad_depth',
-           'named_estimator', 'crop_sensor', 'sensor_crop']
+           'normalise_depth', 'fill_nearest', 'mesh_depth', 'tddfa_depth', 'sensor_depth', 'depth_misfit',
+           'refuse_misfit', 'mad_depth', 'named_estimator', 'crop_sensor', 'sensor_crop']
 
 # %% ../nbs/24_depth_channels.ipynb #c003
 from functools import cache
@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt
 from .detectors import load_tddfa, tddfa_points, tddfa_triangles
 from .landmarks import detect_landmarks, face_box, face_crop, named_function
 from .tables import FARTHEST_MM, NEAREST_MM
-from .vocab import BONA_FIDE, FRAME_FACTOR, PLANAR, Landmarks, Presentation
+from .vocab import BONA_FIDE, FRAME_FACTOR, PLANAR, Frames, InputError, Landmarks, Presentation
 
 # %% ../nbs/24_depth_channels.ipynb #c008
 @cache
@@ -190,6 +190,20 @@ def _follows(raw, z, where):
     if known.sum() < 50: return -1.
     values = raw[known].clip(*np.percentile(raw[known], (2, 98)))
     return float(np.corrcoef(values, z[known])[0, 1]) if np.ptp(values) and np.ptp(z[known]) else 0.
+
+# %% ../nbs/24_depth_channels.ipynb #c0misfit
+def refuse_misfit(
+    presentation:Presentation,  # of a user's own table
+    raw:np.ndarray,             # [n, H, W] of the sensor, as of `depth_misfit`
+    crops:Frames,               # n, of this presentation
+    boxes:np.ndarray,           # float32 [n, 4] XYXY, faces in pixels of `raw`
+) -> None:
+    "`InputError` where depth does not lie over the face, for which picture and why."
+    for i, depth in enumerate(raw):
+        _, scale, corner = face_crop(depth, boxes[i], crops.images.shape[1])
+        face = Landmarks(crops.points[i]/scale + np.float32([*corner, 0]), boxes[i], str(crops.source[i]))
+        if why := depth_misfit(crops.images[i], depth, presentation, face): raise InputError(
+            f"{presentation.attrs['depth_path']}: frame {crops.frame[i]}: {why}")
 
 # %% ../nbs/24_depth_channels.ipynb #c037
 def mad_depth(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .costs import SUSTAINED, core_pace, memory_block, method_block, time_block, time_rows
+from .costs import SUSTAINED, core_pace, mask_block, memory_block, method_block, time_block, time_rows
 from .datasets import CAN_RENDER
 from .learning import build_learning
 from .live import build_live, make_live, open_live
@@ -249,11 +249,11 @@ def build_real_data(session:Session) -> Path:
          "folder DIR: wmca, oulu_npu, casia_fasd, replay_attack. A table needs only its own.", ""),
         ("Let the validator say what is missing, misnamed or overlapping, before any time is spent.",
          "fas_check oulu_npu DIR/oulu_npu"),
-        (f"Try the whole path small: one table, reduced network. {small[1]} runs, about {small[6]} on a GPU that "
+        (f"Try the whole path small: one table, reduced network. {small[1]} runs, about {small[7]} on a GPU that "
          f"sustains {SUSTAINED[0]} TFLOP/s after "
-         f"{small[3]} of annotation on one core, with batches made meanwhile on cores beside it ({small[5]} of one "
-         f"core); {small[9]} on one core without a GPU. A quicker look is one seed and few epochs: add --seeds 0 --set "
-         "training.epochs=5.", "fas_reproduce --tables 3 --profile small --data-root DIR"),
+         f"{small[3]} of annotation on one core, with batches made meanwhile on cores beside it ({small[6]} of one "
+         f"core); {small[10]} on one core without a GPU. A quicker look is one seed and few epochs: add --seeds 0 "
+         "--set training.epochs=5.", "fas_reproduce --tables 3 --profile small --data-root DIR"),
         ("Make the tables at the paper's size. Runs are independent: add workers, a Dask scheduler or a SLURM file, or "
          "let the GPUs of a machine share each run "
          "(fas_run --devices 8 …); whatever is finished is kept if it stops.",
@@ -261,8 +261,8 @@ def build_real_data(session:Session) -> Path:
         ("Read reports/paper/index.html: published and reproduced stand side by side. Check later that nothing "
          "changed. Pages show no face unless --faces is "
          "given.", "fas_reproduce --verify reports/paper")]
-    blocks = [dict(heading="Five steps", steps=steps), disk_block(session), time_block(), method_block(),
-              memory_block()]
+    blocks = [dict(heading="Five steps", steps=steps), disk_block(session), time_block(), mask_block(),
+              method_block(), memory_block()]
     # a plan, no result: nothing to mark as rendered
     return write_page(session.out/"real-data.html", "With the real data", "", blocks,
                       lead="The same commands make the tables from the real data sets; nothing else changes.")

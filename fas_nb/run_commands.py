@@ -33,7 +33,8 @@ def _run_parser():
     p.add_argument("--method", default="ours", help=f"one of {', '.join(METHODS)} (ours)")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--devices", type=int, default=1, metavar="N",
-                   help="GPUs of this machine that share each run; on several machines start fas_run with torchrun (1)")
+                   help="how many GPUs of this machine share the training of each run; on several machines start "
+                   "fas_run with torchrun (1)")
     profile_options(p); work_options(p)
     return p
 

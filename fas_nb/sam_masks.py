@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINTS', 'SEGMENTERS', 'Checkpoint', 'face_sam_tiny', 'verify_checkpoint', 'fetch_checkpoint', 'best_segmenter',
-           'decode_prompts', 'SamSegmenter', 'gpu_batch', 'half_pays', 'load_sam', 'load_segmenter']
+           'decode_prompts', 'SamSegmenter', 'load_sam', 'known_segmenter', 'load_segmenter']
 
 # %% ../nbs/22_sam_masks.ipynb #c003
 import hashlib, os
@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 
 from .closure import moved_names
+from .devices import all_digits, gpu_batch, gpu_room, placed
 from .outlines import GrabCutSegmenter, PolygonSegmenter, Segmenter, agreement, outline_priors
-from .parallel import sam_device
 from .prompts import HALVED, HALVES, Prompt, part_prompts
 from .vocab import PLANAR, InputError, Species
 
@@ -337,30 +337,13 @@ class SamSegmenter:
         return logits
 
 # %% ../nbs/22_sam_masks.ipynb #c006
-def gpu_batch(
-    sam,         # a `segment_anything.modeling.Sam`
-    free:float,  # bytes of the GPU's memory that are free
-) -> int:        # 1 to 8
-    """How many pictures its image encoder may take at once: attention over the whole picture holds about six tables of
-    all pairs of its cells."""
-    blocks, patches = getattr(sam.image_encoder, "blocks", None), sam.prompt_encoder.image_embedding_size[0]**2
-    heads = blocks[0].attn.num_heads if blocks is not None else 1
-    return int(np.clip(.6*free//(12*heads*patches**2), 1, 8))
-
-def half_pays(
-    device:str,  # as PyTorch names it
-) -> bool:
-    "Is an image encoder faster there in half precision? On GPUs, and on CPUs that multiply bfloat16."
-    import torch
-    if not device.startswith("cpu"): return True
-    able = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
 def load_sam(
     path:Path,             # a checkpoint file
     checkpoint:Checkpoint,  # what it should be
     name:str="sam",        # for the provenance of an annotation
     device:str="cpu",      # where it runs; on a GPU the image encoder takes several pictures at once
+    precision:str="",      # as for `placed`
+    workers:int=1,         # processes that share the GPUs
 ) -> SamSegmenter:
     "A SAM segmenter from a verified checkpoint."
     import torch
@@ -374,33 +357,42 @@ def load_sam(
     except (RuntimeError, UnpicklingError, SafetensorError) as e: raise InputError(
         f"{path} holds other weights than {checkpoint.file}: {str(e).splitlines()[0]}; "
         f"give the checkpoint of that model") from e
-    gpu = device.startswith("cuda")
-    batch = gpu_batch(sam, torch.cuda.mem_get_info(device)[0]) if gpu else 1
-    half = half_pays(device) if checkpoint.url else gpu        # the small one has all digits on every CPU
-    return SamSegmenter(sam.eval(), name, checkpoint.hash, checkpoint.outlines, device, half, batch,
-                        dict(checkpoint.least))
+    device, precision = placed(bool(checkpoint.url), device, precision)
+    gpu, half = device.startswith("cuda"), precision == "half"
+    found = SamSegmenter(all_digits(sam.eval()) if gpu else sam.eval(), name, checkpoint.hash, checkpoint.outlines,
+                         device, half, least=dict(checkpoint.least))
+    if gpu: found.batch = gpu_batch(sam, gpu_room(device, workers))   # beside the weights, which are there now
+    return found
 
 SEGMENTERS = (*CHECKPOINTS, "grabcut", "polygon")
 
+def known_segmenter(
+    name:str="",   # one of `SEGMENTERS`; the best that is there where empty
+) -> str:
+    "The name of a segmenter; an unknown one is refused."
+    if name and name not in SEGMENTERS:
+        raise InputError(f"segmenter {name!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
+    return name or best_segmenter()
+
 def load_segmenter(
-    name:str="",          # one of `SEGMENTERS`; the best that is there where empty
+    name:str="",          # as for `known_segmenter`
     path:Path|None=None,  # the user's own copy of the checkpoint; fetched on demand where `None`
     progress:bool=True,   # show a progress bar while fetching?
     # as for `sam_device`; the small one runs on the CPU where nothing is said: its masks are the same everywhere
     device:str="",
+    precision:str="",     # as for `placed`: `full`, `half`, or the faster one
+    workers:int=1,        # processes that share the GPUs
 ) -> Segmenter:
     "A segmenter by its name."
-    name = name or best_segmenter()
+    name = known_segmenter(name)
     if name == "grabcut": return GrabCutSegmenter()
     if name == "polygon": return PolygonSegmenter()
-    if name not in CHECKPOINTS:
-        raise InputError(f"segmenter {name!r} is unknown; use one of {', '.join(SEGMENTERS)}", 2)
     checkpoint = CHECKPOINTS[name]
-    asked = device or os.environ.get("FAS_NB_DEVICE", "")
-    device = sam_device(asked) if asked or checkpoint.url else "cpu"
-    return load_sam(path or fetch_checkpoint(checkpoint, progress=progress), checkpoint, name, device)
+    device, precision = placed(bool(checkpoint.url), device, precision)
+    path = path or fetch_checkpoint(checkpoint, progress=progress)
+    return load_sam(path, checkpoint, name, device, precision, workers)
 
 # %% ../nbs/22_sam_masks.ipynb #c008
 __getattr__ = moved_names(
-    __name__, outlines="polygon_mask part_outlines mend clean_mask",
+    __name__, parallel="sam_device", devices="half_pays", outlines="polygon_mask part_outlines mend clean_mask",
     regions="TILT PartScore Segmentation part_order segment segment_faces worn_glasses assemble segment_regions")

@@ -140,6 +140,8 @@ class FrameStore:
             f"{id} {self.index(id)[1]}{self.depth_digest(id) if depth else ''}" for id in set(ids)))
 
 # %% ../nbs/26_annotation_store.ipynb #c012
+_UNTOLD = dict(device="unknown", precision="unknown")   # of rows that were made before it was kept
+
 class AnnotationStore:
     "Annotations on disk: region maps, depth maps, landmarks, and a row for each frame that says how they were made."
     def __init__(self,
@@ -316,12 +318,12 @@ class AnnotationStore:
     def manifest(self):  # -> DataFrame
         "One row per annotated frame: what it is, how it was made, where its files are."
         import pandas as pd
-        told = ("depth_mode", "segmenter", "weights", "planar", "floor", "confidence")   # provenance that is one value
+        told = ("depth_mode", "segmenter", "weights", "device", "precision", "planar", "floor", "confidence")
         table = []
         for path in sorted((self.folder/"rows").glob("*.json")):
             part = json.loads(path.read_text())
             for frame, row in part["frames"].items():
-                p, name = row["provenance"], f"{path.stem}/{int(frame):05d}.png"
+                p, name = _UNTOLD | row["provenance"], f"{path.stem}/{int(frame):05d}.png"
                 table.append(dict(
                     presentation=part["id"], frame=int(frame), species=row["species"], landmarks=row["landmarks"],
                     score=row["score"], **{k: p.get(k) for k in told}, flags=",".join(p.get("flags", ())),

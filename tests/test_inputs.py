@@ -1,5 +1,5 @@
 "Inputs of daily life, as a user gives them: phones, Macs, plain scripts, odd terminals, busy files."
-import json, os, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +169,31 @@ def test_own_weights(tmp_path, monkeypatch, capsys):
                              str(tmp_path/"none.pth")]) == 2 and "none.pth" in capsys.readouterr().err
     assert cli.fas_annotate(["table", str(tmp_path/"t.csv"), "--device",
                              "gpu"]) == 2 and "use cpu, cuda" in capsys.readouterr().err
+
+def test_annotate_tells_whose_masks_where_and_why(tmp_path, monkeypatch, capsys):
+    "And how long they take, where the best that is there is large and there is no GPU."
+    from fas_nb import annotation, sam_masks
+    for name in ("FAS_NB_DEVICE", "FAS_NB_PRECISION"): monkeypatch.setenv(name, "")    # the command sets them
+    Image.fromarray(astronaut()).save(tmp_path/"a.png")
+    (tmp_path/"t.csv").write_text("path,species\na.png,bona_fide\n")
+    def tells(*more):
+        code = cli.fas_annotate([*map(str, ("table", tmp_path/"t.csv", "--out", tmp_path/"out", "--root", tmp_path,
+                                            "--frames", 1, "--size", 96, "--quiet", "--workers", 1)), *more])
+        assert code == 0
+        return capsys.readouterr()
+    said = tells("--segmenter", "polygon", "--json")
+    assert json.loads(said.out)["segmenter"] == dict(name="polygon", why="asked for", device="cpu", precision="full")
+    assert said.err == ""
+    assert "masks: polygon (asked for), on cpu, full precision" in tells("--segmenter", "polygon").out
+    monkeypatch.setattr(sam_masks, "best_segmenter", lambda: "sam_vit_h")
+    monkeypatch.setattr(annotation, "fill_stores", lambda *a, **k: annotation.Summary(0, 1))
+    said = tells("--device", "cpu", "--precision", "full", "--json")
+    assert json.loads(said.out)["segmenter"] == dict(
+        name="sam_vit_h", why="the best in the cache, for real data", device="cpu", precision="full")
+    assert "sam_vit_h (the best in the cache, for real data) runs on the CPU: about" in said.err
+    assert 50 < int(re.search(r"about (\d+) s of a core", said.err)[1]) < 500 and "for 1 picture on 1 core " in said.err
+    said = tells("--profile", "paper", "--device", "cpu", "--json")
+    assert json.loads(said.out)["segmenter"]["why"] == "that of profile paper"
 
 def test_coco_loads_results(tmp_path):
     "pycocotools copies `info` when it loads results."

@@ -150,6 +150,23 @@ def test_the_page_for_licence_holders_is_no_result(smoke):
     text = (smoke/"reports/smoke/real-data.html").read_text(encoding="utf-8")
     assert 'class="banner' not in text and "Rendered data." not in text and 'class="syn"' not in text
 
+def test_licence_holders_read_what_masks_ask_of_a_gpu_and_that_it_is_computed(smoke):
+    from fas_nb.reports import _Tables
+    text = (smoke/"reports/smoke/real-data.html").read_text(encoding="utf-8")
+    head, *rows = _Tables(text).found["Masks of Segment Anything on one GPU"]
+    shown, vits = {row[0]: dict(zip(head, row)) for row in rows}, ("sam_vit_b", "sam_vit_l", "sam_vit_h")
+    assert set(shown) == {"face_sam_tiny", *vits, "mobile_sam"}
+    for data, frames in (("16,790 frames of WMCA", 16_790), ("49,500 frames of OULU-NPU", 49_500)):
+        rates = [float(shown[v]["frames a second at 30 TFLOP/s"]) for v in vits]
+        hours = [float(shown[v][f"{data} at 30 TFLOP/s"].removesuffix(" h")) for v in vits]
+        assert rates == sorted(rates, reverse=True) and hours == sorted(hours)
+        assert hours == pytest.approx([frames/r/3600 for r in rates], rel=.03)
+    assert [shown[v]["GPU memory, one picture at a time"] for v in ("sam_vit_b", "sam_vit_h")] == ["3.0 GB", "7.1 GB"]
+    said = re.sub(r"\s+", " ", html.unescape(text))
+    assert "Computed from operation counts, not measured: no GPU was at hand." in said
+    assert "counts the image encoder alone" in said and "Annotation runs on CPU cores" not in said
+    assert "run on a GPU where there is one and on cores otherwise" in said
+
 DRIVER = """<!doctype html><body><script>
 const names = %s, seen = {};
 addEventListener('load', () => setTimeout(() => {

@@ -9,6 +9,7 @@ __all__ = ['TILT', 'LEGEND', 'PartScore', 'Segmentation', 'part_order', 'segment
 # %% ../nbs/23_region_maps.ipynb #c003
 import io
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 from .face_models import person_mask
 from .outlines import PolygonSegmenter, Segmenter, clean_mask, grow, part_outlines, polygon_mask
 from .prompts import PARTS, part_prompts
+from .sam_masks import load_segmenter
 from .vocab import EYE_CORNERS, PLANAR, REGION_COLORS, InputError, Landmarks, Region, Species
 
 # %% ../nbs/23_region_maps.ipynb #c004
@@ -85,8 +87,10 @@ def segment(
     "The region map of a face, with a score for each part."
     order, (level, upright, turn) = _order(segmenter, species, glasses), _levelled(image, landmarks, segmenter)
     segmenter.set_image(level)
-    if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(upright, order, species)
-    else: found = {p: segmenter.predict(part_prompts(upright, p, species)) for p in order}
+    asked, aside = _asked(order, segmenter)
+    if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(upright, asked, species)
+    else: found = {p: segmenter.predict(part_prompts(upright, p, species)) for p in asked}
+    if aside: found |= _glasses(level, upright, species)
     if turn is not None: segmenter.set_image(image)   # a caller who clicks goes on with the picture as it is
     return _settled(_turned_back(found, turn), order, landmarks, image, species, segmenter)
 
@@ -114,8 +118,20 @@ def _turned_back(found, turn):
     return {part: (back(mask), score) for part, (mask, score) in found.items()}
 
 def _order(segmenter, species, glasses=None):
-    look = "glasses" in getattr(segmenter, "least", {}) and species not in _BARE_EYED
+    look = getattr(segmenter, "rates", False) and species not in _BARE_EYED
     return part_order(species, look if glasses is None else glasses)
+
+@cache
+def _taught(): return load_segmenter("face_sam_tiny")   # to look for ordinary glasses, and to say when there are none
+
+def _asked(order, segmenter):
+    "What a segmenter is asked for, and whether glasses are left to the one that was taught to look for them."
+    aside = "glasses" in order and getattr(segmenter, "rates", False) and "glasses" not in segmenter.least
+    return tuple(part for part in order if not (aside and part == "glasses")), aside
+
+def _glasses(image, landmarks, species):
+    _taught().set_image(image)
+    return _taught().predict_face(landmarks, ("glasses",), species)
 
 def segment_faces(
     images:list[np.ndarray],    # uint8 [H, W, 3] RGB each, best crops around the faces
@@ -128,7 +144,9 @@ def segment_faces(
         return [segment(i, face, segmenter, species) for i, face in zip(images, landmarks)]
     order = _order(segmenter, species)
     level, upright, turns = zip(*(_levelled(image, face, segmenter) for image, face in zip(images, landmarks)))
-    found = segmenter.predict_faces(level, upright, order, species)
+    asked, aside = _asked(order, segmenter)
+    found = segmenter.predict_faces(level, upright, asked, species)
+    if aside: found = (f | _glasses(image, face, species) for f, image, face in zip(found, level, upright))
     return [_settled(_turned_back(f, turn), order, face, image, species, segmenter)
             for f, turn, face, image in zip(found, turns, landmarks, images)]
 
@@ -142,7 +160,7 @@ def _settled(found, order, landmarks, image, species, segmenter):
     zones = {p: polygon_mask(o, shape) for p, o in outlines.items()} | _worn(landmarks, shape, species)
     oval = max(1, zones["oval"].sum())
     person = _person(image, zones["oval"]) if getattr(segmenter, "person", True) and oval > 1 else np.ones(shape, bool)
-    masks, scores = {}, {}
+    masks, scores, rates = {}, {}, getattr(segmenter, "rates", False)
     for part in order:
         if part not in found: continue
         mask, score = found[part]
@@ -155,13 +173,19 @@ def _settled(found, order, landmarks, image, species, segmenter):
         outline = zones["oval"] if part == "skin" else zone
         iou = float((mask & outline).sum()/max(1, (mask | outline).sum())) if outline is not None else float("nan")
         low, high = _AREA.get(part, (0., np.inf))
-        least = getattr(segmenter, "least", {}).get(part, .6)
+        least = (_taught() if part == "glasses" and rates else segmenter).least.get(part, .6) if rates else .6
         doubt = score < least or not mask.any() or (part in _CONTOUR and iou < .3) or not low <= mask.sum()/oval <= high
         if doubt: mask = zone if zone is not None and part in (*_CONTOUR, "instrument") else np.zeros(shape, bool)
+        elif part == "skin": mask = _closed(mask, masks)
         masks[part] = mask
-        expected = _expected(part, float(score), iou, doubt, getattr(segmenter, "rates", False))
+        expected = _expected(part, float(score), iou, doubt, rates)
         scores[part] = PartScore(float(score), iou, float(mask.sum()/oval), bool(doubt), least > 1, expected)
     return Segmentation(assemble(masks, shape), scores, masks)
+
+def _closed(skin, masks):
+    "Skin without gaps between it and what lies on it: it is closed together with the parts that no instrument covers."
+    on = np.logical_or.reduce([skin, *(m for part, m in masks.items() if part in _CONTOUR)])
+    return clean_mask(on & ~masks["instrument"] | skin if "instrument" in masks else on)
 
 def _expected(part, score, iou, doubt, rates):
     "A network rates its masks; one that does not is as good as the outlines that it agrees with."

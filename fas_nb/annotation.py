@@ -393,7 +393,7 @@ def _sheet_pictures(frames, store, id, frame):
 def _sheet_head(flags, folder, width):
     "What the numbers, flags and names of the sheet mean; lines of so many letters."
     used = sorted({flag for row in flags for flag in row.split(",")} & set(FLAG_WORDS))
-    lines = ["Least confident first. Number: confidence, the overlap (IoU) of the masks with the truth that is expected.",
+    lines = ["Least confident first. Number: confidence, the expected overlap (IoU) of the masks with the truth.",
              *(f"{flag}: {FLAG_WORDS[flag]}." for flag in used),
              "Attack (red) and living (green) are brighter where they are nearer; background is blue.",
              f"Last line of each: the file to mend, in {folder}/regions; values and colours stand in legend.gpl there."]

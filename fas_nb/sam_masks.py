@@ -72,7 +72,7 @@ CHECKPOINTS = {
     "face_sam_tiny": Checkpoint(face_sam_tiny, "face_sam_tiny.safetensors", "", 7_654_040,
         "sha256:d545ddb5c2cbdce4f07b6210ba64253980c334994cf21731e9d8b0022a616917", outlines=True,
         least=_believed(
-            brow=2., ear=.45, eye=.4, glasses=.45, hair=.35, instrument=0., mouth=.2, neck=0., nose=2., skin=.6)),
+            brow=2., ear=.45, eye=.4, glasses=.45, hair=.35, instrument=0., mouth=.65, neck=0., nose=2., skin=.6)),
     "sam_vit_b": Checkpoint("vit_b", "sam_vit_b_01ec64.pth", _SAM + "sam_vit_b_01ec64.pth", 375_042_383,
                             "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
     "sam_vit_l": Checkpoint("vit_l", "sam_vit_l_0b3195.pth", _SAM + "sam_vit_l_0b3195.pth", 1_249_524_607,

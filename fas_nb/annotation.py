@@ -27,7 +27,8 @@ from .maps import (FLAG_WORDS, annotate, fetch_segmenter, made_on, named_segment
 from .parallel import Failure, run_parallel
 from .recordings import DECODING, usable_face
 from .regions import read_region_map, segment_faces
-from .sam_masks import CHECKPOINTS, known_segmenter
+from .checkpoints import CHECKPOINTS
+from .sam_masks import known_segmenter
 from .store import AnnotationStore, FrameStore, what_differs
 from .vocab import FRAME_FACTOR, Channel, Frames, InputError, Landmarks, Presentation
 

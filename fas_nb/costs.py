@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
+from .checkpoints import CHECKPOINTS
 from .manifest import shared_folder
 from .methods import METHODS, get_method, procedure_of
 from .profiles import PROFILES, Profile
@@ -85,7 +86,6 @@ def _count_image(model, size):
 
 @cache
 def _count_mask(segmenter):
-    from fas_nb.sam_masks import CHECKPOINTS   # loads OpenCV
     if segmenter not in CHECKPOINTS: return 0.
     import torch
     with torch.device("meta"): encoder = CHECKPOINTS[segmenter].model().image_encoder
@@ -190,7 +190,6 @@ def mask_memory(
 ) -> float:          # bytes of a GPU's memory, at least
     """Weights with the copies that half precision makes of them, and the attention of each picture (as `gpu_batch`
     counts it): computed, not measured. The decoder's share is not in it."""
-    from fas_nb.sam_masks import CHECKPOINTS   # loads OpenCV
     return 1.5*CHECKPOINTS[segmenter].size + batch*12*ENCODER_HEADS[segmenter]*64**4
 
 def released(

@@ -141,7 +141,7 @@ def _masks(args, profile, why, pictures, scheduler):
     "Who draws the masks, where and why; said before the work where it will be slow."
     from fas_nb.costs import COUNTED, duration, mask_seconds
     from fas_nb.maps import segmenter_place
-    from fas_nb.sam_masks import CHECKPOINTS
+    from fas_nb.checkpoints import CHECKPOINTS
     name, (device, precision) = profile.segmenter, segmenter_place(profile.segmenter, args.workers, scheduler)
     if device == "cpu" and name in COUNTED and CHECKPOINTS[name].url:
         each = mask_seconds(name, precision)

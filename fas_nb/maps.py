@@ -18,7 +18,8 @@ from .depth import fill_nearest, normalise_depth, sensor_depth, z_buffer
 from .devices import where_done
 from .landmarks import landmark_flags, largest_face
 from .regions import Segmentation, segment
-from .sam_masks import CHECKPOINTS, fetch_checkpoint, load_segmenter, verify_checkpoint
+from .checkpoints import CHECKPOINTS, fetch_checkpoint, verify_checkpoint
+from .sam_masks import load_segmenter
 from .vocab import (CHANNEL_OF, PLANAR, SCHEMES, Annotation, Channel, InputError, Labels, Landmarks, Region,
                           channel_lut)
 

@@ -9,6 +9,7 @@ __all__ = ['PROFILES', 'PAPER_SAYS', 'Profile', 'data_home', 'get_profile', 'sui
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
+from .checkpoints import best_segmenter
 from .datasets import data_origin
 from .specs import MCREAOptions, ModelOptions, ScoringOptions, TrainingOptions
 from .vocab import InputError
@@ -115,7 +116,6 @@ def suited(
     "Real data gets the best segmenter that is there, unless one was asked for or the profile has a larger one already."
     if "segmenter" in overrides or profile.segmenter != "face_sam_tiny": return overrides
     if not Path(data_root).exists() or data_origin(data_root) == "rendered": return overrides
-    from fas_nb.sam_masks import best_segmenter   # loads OpenCV
     best = best_segmenter()
     return overrides if best == profile.segmenter else overrides | {"segmenter": best}
 

@@ -9,7 +9,6 @@ __all__ = ['TILT', 'LEGEND', 'PartScore', 'Segmentation', 'part_order', 'segment
 # %% ../nbs/23_region_maps.ipynb #c003
 import io
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -18,7 +17,6 @@ import numpy as np
 from .face_models import person_mask
 from .outlines import PolygonSegmenter, Segmenter, clean_mask, grow, part_outlines, polygon_mask
 from .prompts import PARTS, part_prompts
-from .sam_masks import load_segmenter
 from .vocab import EYE_CORNERS, PLANAR, REGION_COLORS, InputError, Landmarks, Region, Species
 
 # %% ../nbs/23_region_maps.ipynb #c004
@@ -29,7 +27,6 @@ class PartScore:
     outline_iou:float   # with the outline of the landmarks
     area:float          # in areas of the face oval
     fallback:bool       # did the outline (or nothing, where there is no good one) take its place?
-    left:bool=False     # is the part left to the outline by decision, because the segmenter does it no better?
     expected:float=0.   # the overlap (IoU) with the truth that such a mask has on the average
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ _INSTRUMENT_ABOVE = {Species.GLASSES: "left_eye", Species.PAPERMASK: "left_brow"
 _CONTOUR = ("left_eye", "right_eye", "left_brow", "right_brow", "mouth", "nose", "skin")
 _ON_PERSON = ("hair", "left_ear", "right_ear", "neck")
 # IoU of the landmarks' outlines with the truth, on rendered people before real backgrounds (bench/photographs)
-_OUTLINED = dict(left_eye=.62, right_eye=.62, left_brow=.45, right_brow=.45, mouth=.67, nose=.69, skin=.63)
+_OUTLINED = dict(left_eye=.56, right_eye=.56, left_brow=.47, right_brow=.47, mouth=.65, nose=.67, skin=.57)
 
 _AREA = {"hair": (.02, 4.), "left_ear": (.005, .12), "right_ear": (.005, .12), "neck": (.01, 1.),
          "glasses": (.01, .5)}                                                                    # believed, in ovals
@@ -87,10 +84,8 @@ def segment(
     "The region map of a face, with a score for each part."
     order, (level, upright, turn) = _order(segmenter, species, glasses), _levelled(image, landmarks, segmenter)
     segmenter.set_image(level)
-    asked, aside = _asked(order, segmenter)
-    if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(upright, asked, species)
-    else: found = {p: segmenter.predict(part_prompts(upright, p, species)) for p in asked}
-    if aside: found |= _glasses(level, upright, species)
+    if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(upright, order, species)
+    else: found = {p: segmenter.predict(part_prompts(upright, p, species)) for p in order}
     if turn is not None: segmenter.set_image(image)   # a caller who clicks goes on with the picture as it is
     return _settled(_turned_back(found, turn), order, landmarks, image, species, segmenter)
 
@@ -117,21 +112,11 @@ def _turned_back(found, turn):
         return cv2.warpAffine(mask.astype(np.float32), turn, mask.shape[::-1], flags=kind) > .5
     return {part: (back(mask), score) for part, (mask, score) in found.items()}
 
+def _least(segmenter): return getattr(segmenter, "least", {})   # part -> rating from which a mask is believed
+
 def _order(segmenter, species, glasses=None):
-    look = getattr(segmenter, "rates", False) and species not in _BARE_EYED
+    look = "glasses" in _least(segmenter) and species not in _BARE_EYED
     return part_order(species, look if glasses is None else glasses)
-
-@cache
-def _taught(): return load_segmenter("face_sam_tiny")   # to look for ordinary glasses, and to say when there are none
-
-def _asked(order, segmenter):
-    "What a segmenter is asked for, and whether glasses are left to the one that was taught to look for them."
-    aside = "glasses" in order and getattr(segmenter, "rates", False) and "glasses" not in segmenter.least
-    return tuple(part for part in order if not (aside and part == "glasses")), aside
-
-def _glasses(image, landmarks, species):
-    _taught().set_image(image)
-    return _taught().predict_face(landmarks, ("glasses",), species)
 
 def segment_faces(
     images:list[np.ndarray],    # uint8 [H, W, 3] RGB each, best crops around the faces
@@ -144,9 +129,7 @@ def segment_faces(
         return [segment(i, face, segmenter, species) for i, face in zip(images, landmarks)]
     order = _order(segmenter, species)
     level, upright, turns = zip(*(_levelled(image, face, segmenter) for image, face in zip(images, landmarks)))
-    asked, aside = _asked(order, segmenter)
-    found = segmenter.predict_faces(level, upright, asked, species)
-    if aside: found = (f | _glasses(image, face, species) for f, image, face in zip(found, level, upright))
+    found = segmenter.predict_faces(level, upright, order, species)
     return [_settled(_turned_back(f, turn), order, face, image, species, segmenter)
             for f, turn, face, image in zip(found, turns, landmarks, images)]
 
@@ -160,7 +143,7 @@ def _settled(found, order, landmarks, image, species, segmenter):
     zones = {p: polygon_mask(o, shape) for p, o in outlines.items()} | _worn(landmarks, shape, species)
     oval = max(1, zones["oval"].sum())
     person = _person(image, zones["oval"]) if getattr(segmenter, "person", True) and oval > 1 else np.ones(shape, bool)
-    masks, scores, rates = {}, {}, getattr(segmenter, "rates", False)
+    masks, scores, least = {}, {}, _least(segmenter)
     for part in order:
         if part not in found: continue
         mask, score = found[part]
@@ -173,13 +156,13 @@ def _settled(found, order, landmarks, image, species, segmenter):
         outline = zones["oval"] if part == "skin" else zone
         iou = float((mask & outline).sum()/max(1, (mask | outline).sum())) if outline is not None else float("nan")
         low, high = _AREA.get(part, (0., np.inf))
-        least = (_taught() if part == "glasses" and rates else segmenter).least.get(part, .6) if rates else .6
-        doubt = score < least or not mask.any() or (part in _CONTOUR and iou < .3) or not low <= mask.sum()/oval <= high
+        strange = not low <= mask.sum()/oval <= high or (part in _CONTOUR and iou < .3)
+        doubt = score < least.get(part, .6) or not mask.any() or strange
         if doubt: mask = zone if zone is not None and part in (*_CONTOUR, "instrument") else np.zeros(shape, bool)
         elif part == "skin": mask = _closed(mask, masks)
         masks[part] = mask
-        expected = _expected(part, float(score), iou, doubt, rates)
-        scores[part] = PartScore(float(score), iou, float(mask.sum()/oval), bool(doubt), least > 1, expected)
+        expected = _expected(part, float(score), iou, doubt, getattr(segmenter, "rates", False))
+        scores[part] = PartScore(float(score), iou, float(mask.sum()/oval), bool(doubt), expected)
     return Segmentation(assemble(masks, shape), scores, masks)
 
 def _closed(skin, masks):
@@ -201,11 +184,14 @@ def _worn(landmarks, shape, species):   # the outline of an instrument that has 
 def worn_glasses(
     frame:np.ndarray,     # bool [H, W], the frame of glasses as it is seen
     eye_distance:float,   # inter-ocular distance, pixels
+    # bool [H, W]: eyes and brows, which close a frame where they hide it, and are no glasses themselves
+    over:np.ndarray|None=None,
 ) -> np.ndarray:          # bool [H, W]
     "Glasses with all that their frame encloses, without the arms beside them."
     if not frame.any(): return frame
-    closed = grow(grow(frame, .04*eye_distance), -.04*eye_distance)
-    return grow(grow(clean_mask(closed), -.07*eye_distance), .07*eye_distance)
+    over = np.zeros(frame.shape, bool) if over is None else over
+    closed = grow(grow(frame | over, .04*eye_distance), -.04*eye_distance)
+    return grow(grow(clean_mask(closed), -.07*eye_distance), .07*eye_distance) & ~over
 
 def assemble(
     masks:dict[str, np.ndarray],   # part -> bool [H, W], topmost first (`part_order`)

@@ -155,7 +155,7 @@ def test_a_wrong_segmenter_is_refused_before_any_work(tmp_path, capsys):
 def test_own_weights(tmp_path, monkeypatch, capsys):
     "A folder or a file of one's own, by option or environment; the message of a failed download names both."
     import requests
-    from fas_nb.sam_masks import CHECKPOINTS, fetch_checkpoint
+    from fas_nb.checkpoints import CHECKPOINTS, fetch_checkpoint
     monkeypatch.setattr(requests, "get", lambda *a, **k: (_ for _ in ()).throw(requests.ConnectionError("no network")))
     monkeypatch.setenv("FAS_NB_WEIGHTS", str(tmp_path))
     with pytest.raises(InputError, match=r"--checkpoint PATH.*FAS_NB_WEIGHTS") as error:

@@ -68,7 +68,8 @@ def test_notebooks_open_without_a_question():
 MOVED = {   # names that a module gave before parts of it had rooms of their own; their paths keep working
     "sam_masks": "TILT polygon_mask part_outlines Segmenter mend PolygonSegmenter GrabCutSegmenter PartScore "
                  "Segmentation part_order clean_mask segment segment_faces worn_glasses assemble segment_regions "
-                 "outline_priors sam_device half_pays gpu_batch",
+                 "outline_priors sam_device half_pays gpu_batch CHECKPOINTS Checkpoint face_sam_tiny verify_checkpoint "
+                 "fetch_checkpoint best_segmenter",
     "maps": "CROPS MAPS LEGEND AUTOMATIC FAILURES file_mark crop_inputs map_inputs region_png legend_text "
             "read_region_map FrameStore AnnotationStore write_coco fallback_rate Summary withhold import_corrections "
             "contact_sheet extract_frames sensor_crop annotate_dataset outdated fill_stores failed_files without_face "
@@ -86,7 +87,8 @@ MOVED = {   # names that a module gave before parts of it had rooms of their own
              "RunSpec",
     "dccdn": "RUNTIMES installed_runtimes needed to_onnx contract Exported export_onnx export_openvino"}
 ROOMS = ("manifest", "parallel", "pictures", "tables", "recordings", "layouts", "mean_face", "prompts", "devices",
-         "outlines", "regions", "depth", "store", "annotation", "specs", "runtimes", "detector", "verdicts")
+         "checkpoints", "outlines", "regions", "depth", "store", "annotation", "specs", "runtimes", "detector",
+         "verdicts")
 
 @pytest.mark.parametrize("module", MOVED)
 def test_old_paths_lead_to_the_same_things(module):

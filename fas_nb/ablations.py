@@ -28,7 +28,7 @@ from .runs import (HELD_OUT, example_frames, failure_log, is_large, is_made, kno
                          make_network, make_runs, metric_hash, network_folder, read_examples, read_result, read_scores,
                          read_spec, reads_depth, results, run, test_set)
 from .sessions import Session, run_name
-from .shipped import DETECTOR, how_made, ship, to_half
+from .shipped import DETECTOR, how_made, ship, shipped, to_half
 from .table_grid import (PAPER_TABLES, REPORTING, SCORES, SCORING_MODULES, TABLES, TRAINS, VARIANTS, WITH_SENSOR,
                                Cell, TableSpec, Variant, check_names, code_hash, code_hashes, data_hashes,
                                made_protocols, make_spec, no_sensor, options_of, protocol_runs, table_runs)
@@ -162,16 +162,18 @@ def detector_card(
 ) -> str:             # Markdown
     "What the detector has seen, how it errs on rendered test data, and what it is not for."
     told, profile = facts["detector"], PROFILES[facts["profile"]]
+    made = told["provenance"]["trained"]
     rates, counts = told["presentation"], told["presentation"]["n"]
     errors = [("bona fide turned away (BPCER)", counts["test"][BONA_FIDE], rates["BPCER"], rates["interval"]["BPCER"]),
               *((f"{species} let in (APCER)", r["n"], r["value"], r["interval"])
                 for species, r in sorted(rates["APCER of"].items()))]
     rows = [f"| {what} | {n} | {100*value:.1f} % | {100*low:.0f} to {100*high:.0f} % |"
             for what, n, value, (low, high) in errors]
-    named = [LAYOUTS[d].title for d in sorted(told["provenance"]["data"])]
+    named = [LAYOUTS[d].title for d in sorted(made["data"])]
     kinds = [BONA_FIDE.replace("_", " "), *sorted(set(counts["train"]) - {BONA_FIDE})]
     return _CARD.format(
-        **{k: facts[k] for k in ("profile", "revision", "date")}, **told["presentations"],
+        profile=facts["profile"], revision=made["git revision"], date=made["made"][:10],
+        **told["presentations"],
         auc=told["auc"], steps=told["steps"],
         width=profile.model.width, size=profile.training.size, theta=profile.model.theta, sha256=sha256,
         sets=_listed(named), kinds=_listed(kinds), errors="\n".join(rows))
@@ -187,14 +189,16 @@ def ship_runs(
     session:Session,            # of a profile, with all its runs
     folder:str|Path="",         # empty: the package's
 ) -> dict[str, int]:            # `networks`, `faces`, and the bytes they take together
-    "Put the networks of finished runs, and the faces that they are tested on, where they travel with the package."
+    """Put the networks of finished runs, and the faces that they are tested on, where they travel with the package;
+    what is there of other data sets stays, and with it the detector, which learns from all."""
     folder, data, cells = Path(folder or shipped_folder()), session.data, session.cells
     if missing := [c for c in cells if not is_made(c.spec, session.runs_dir)]: raise InputError(
         f"{len(missing)} of {len(cells)} runs are not made, first {run_name(missing[0])}; networks travel together")
+    others = {dataset for protocol, *_ in shipped(folder) for dataset in protocol_datasets(protocol)} - set(data.stores)
     ship([(c.protocol, c.variant, c.spec) for c in cells], session.runs_dir, folder, profile=session.profile.name,
          revision=git_revision(), date=time.strftime("%Y-%m-%d", time.gmtime()), versions=versions(),
-         machine=machine(), renderer=renderer_code(),
-         detector=make_detector(session, folder/DETECTOR), tried=_tried())
+         machine=machine(), renderer=how_made(folder).get("renderer", {}) | dict.fromkeys(data.stores, renderer_code()),
+         detector=None if others else make_detector(session, folder/DETECTOR), tried=_tried())
     # a copy of its own stays beside its card
     cards = PACKAGE.parent/"data_cards"
     home = cards if folder == shipped_folder() and cards.is_dir() else folder

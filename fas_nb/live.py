@@ -95,7 +95,7 @@ def render_block(
     return _pictures(found, origin) | dict(
         heading="Rendered here", rows=rows, columns=["presentation", "pixels that differ", "mean difference, of 255"],
         text=f"{len(found)} presentations of the pack were rendered again, cut and compressed in the same way: {same} "
-             f"of them are the same to the last pixel. {_OTHERWISE[renderer_changed()]}")
+             f"of them are the same to the last pixel. {_OTHERWISE[LIVE.split('/')[0] in renderer_changed()]}")
 
 def curves_of(
     live:Session,      # of `make_live`

@@ -173,8 +173,10 @@ def _several_renderings():
     return (f"Not all of them learnt from the same rendering of {', '.join(several)}: the scenes are the same, single "
             "pixels are not (the manifest of the networks says which). " if several else "")
 
-_RENDERED_OTHERWISE = ("The renderer has changed since: people and attacks that are rendered now look otherwise than "
-                       "those that the networks learnt from. ")
+def _rendered_otherwise(data):
+    changed = [dataset for dataset in renderer_changed() if dataset in data.stores]
+    return (f"The renderer has changed since {', '.join(changed)} were rendered for them: people and attacks that are "
+            "rendered now look otherwise. " if changed else "")
 
 def networks_told(
     session:Session,
@@ -187,7 +189,7 @@ def networks_told(
                 f"pictures rendered here from seed {session.profile.pictures}")
     return (f"Networks: trained by make {made['profile']} on {made['date']} at revision {made['revision']} in "
             f"{made['core hours']:.1f} core-hours, shipped with the package; {pictures} were annotated and scored "
-            f"here. {_several_renderings()}{_RENDERED_OTHERWISE if renderer_changed() else ''}"
+            f"here. {_several_renderings()}{_rendered_otherwise(session.data)}"
             + (f"Changed since in training: {since}; --train trains again." if changed else
                "Nothing that training depends on has changed since; --train trains again."))
 

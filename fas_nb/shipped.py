@@ -90,9 +90,9 @@ def how_made(
 
 def renderer_changed(
     folder:Path=None,   # the package's where None
-) -> bool:
-    "Does the renderer draw otherwise by now than when shipped networks learnt from its pictures?"
-    return how_made(folder).get("renderer", renderer_code()) != renderer_code()
+) -> tuple[str, ...]:   # data sets
+    "What the renderer draws otherwise by now than when shipped networks learnt from its pictures."
+    return tuple(dataset for dataset, code in how_made(folder).get("renderer", {}).items() if code != renderer_code())
 
 def learning_curves(
     folder:Path=None,   # the package's where None
@@ -128,11 +128,15 @@ def ship(
     made:Iterable[tuple[str, str, RunSpec]],   # protocol, variant, finished run
     runs_dir:str|Path,                         # folder of runs
     folder:str|Path,
-    **facts,                                   # what is true of all, for the manifest
+    **facts,                                   # what is true of all, for the manifest; None: as it says already
 ) -> Path:                                     # the manifest
-    "Gather the networks of finished runs; what the folder held of other runs goes."
-    folder, networks, rows = Path(folder), [], []
+    "Gather the networks of finished runs in place of all that the folder held of their data sets."
+    folder, made = Path(folder), list(made)
+    now = {protocol.split("/")[0] for protocol, *_ in made}
     folder.mkdir(parents=True, exist_ok=True)
+    networks = [s for s in shipped(folder).values() if s.protocol.split("/")[0] not in now]
+    kept = learning_curves(folder) if networks else pd.DataFrame(dict(key=[]))
+    rows = kept[kept.key.isin([s.key[:12] for s in networks])].to_dict("records")
     for protocol, variant, spec in made:
         source, options = Path(runs_dir)/"networks"/spec.network_key(), json.loads(json.dumps(asdict(spec)))
         told = json.loads((source/"network.json").read_text())
@@ -146,10 +150,11 @@ def ship(
                  for row in read_log(source)]
     for path in set(folder.glob("*.safetensors")) - {folder/s.name for s in networks} - {folder/DETECTOR}: path.unlink()
     pd.DataFrame(rows).to_parquet(folder/"learning.parquet")
+    facts = how_made(folder) | {k: v for k, v in facts.items() if v is not None}
     more = facts.get("detector", {}).get("seconds", {}).get("train", 0)   # the detector's, which no table has
     hours = (sum(s.told["seconds"] for s in networks) + more)/3600
     write_atomically(folder/"manifest.json", json.dumps(
-        dict(facts, **{"core hours": round(hours, 2)}, networks=[asdict(s) for s in networks]), indent=1))
+        facts | {"core hours": round(hours, 2)} | dict(networks=[asdict(s) for s in networks]), indent=1))
     _manifest.cache_clear()
     return folder/"manifest.json"
 

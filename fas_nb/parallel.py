@@ -68,6 +68,8 @@ def _client(workers, scheduler):
                      # its sampling and the frequent ticks of the event loop
                      "distributed.worker.profile.enabled": False,
                      "distributed.admin.tick.interval": "500ms",     # take the interpreter lock from the work
+                     # a machine that slept, or a job that was stopped for a while, is no lost worker
+                     "distributed.scheduler.worker-ttl": None,
                      # Dask makes workers give memory back at every turn, which doubles the time of small network steps
                      "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**29,
                      "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25})
@@ -101,7 +103,7 @@ def _completed(client, submit, items, pending, patience=120):
             with client.as_current(): done = wait(list(pending), timeout=5, return_when="FIRST_COMPLETED").done
         except TimeoutError: done = ()
         if done or client.scheduler_info()["workers"]: alive = time.monotonic()
-        elif time.monotonic() - alive > patience: raise RuntimeError(
+        elif time.monotonic() - alive > patience: raise InputError(
             f"no worker process is left and {len(pending)} units wait; what was finished is kept, start again with "
             "fewer --workers")
         for future in done: yield pending.pop(future), future

@@ -162,7 +162,8 @@ def _reproduce_parser():
                    help="compared methods that tables 1 to 3 make as well, e.g. ours,cdcn,cmfl, or all (ours)")
     p.add_argument("--faces", action="store_true", help="pages of licensed data show faces")
     p.add_argument("--ship", action="store_true",
-                   help="put the networks and the faces they are tested on where they travel with the package")
+                   help="put the networks and the faces they are tested on where they travel with the package, in "
+                   "place of what is there of their data sets")
     p.add_argument("--verify", metavar="FOLDER", help="make nothing: compute every hash, number and key behind a "
                    "folder of reports again, from the inputs as they are now, and say what no longer matches")
     p.add_argument("--json", action="store_true", help="print where the pages are, and what failed, as JSON")

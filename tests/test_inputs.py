@@ -1,5 +1,5 @@
 "Inputs of daily life, as a user gives them: phones, Macs, plain scripts, odd terminals, busy files."
-import json, os, re, subprocess, sys
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +130,32 @@ def test_a_process_that_is_being_started_starts_no_others(monkeypatch):
     from fas_nb.parallel import run_parallel
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(InputError, match="__main__"): run_parallel(len, ["a", "b"], workers=2, progress=False)
+
+STOPPED = """
+import os, time
+from fas_nb.parallel import run_parallel
+
+def unit(i):
+    with open("done.txt", "a") as file: file.write(f"{os.getpid()}\\n")
+    time.sleep(.3)
+    return i
+
+if __name__ == "__main__": assert run_parallel(unit, range(24), workers=2, progress=False) == list(range(24))
+"""
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system stops no processes")
+def test_processes_that_were_stopped_for_a_while_are_not_lost(tmp_path):
+    "A laptop that slept, Ctrl-Z and `fg`: Dask's limit of five minutes, here two seconds, is not taken for death."
+    (tmp_path/"job.py").write_text(STOPPED)
+    done, environment = tmp_path/"done.txt", dict(os.environ, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="2s")
+    job = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, env=environment)
+    while not done.exists() or len(done.read_text().split()) < 6: time.sleep(.1)
+    workers = set(map(int, done.read_text().split()))
+    for worker in workers: os.kill(worker, signal.SIGSTOP)
+    time.sleep(8)
+    for worker in workers: os.kill(worker, signal.SIGCONT)
+    assert job.wait(timeout=120) == 0
+    assert len(done.read_text().split()) == 24      # nothing was given to another process again
 
 def test_what_failed_is_kept_on_ctrl_c(tmp_path, monkeypatch):
     from fas_nb import annotation

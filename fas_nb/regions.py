@@ -23,7 +23,7 @@ from .vocab import EYE_CORNERS, PLANAR, REGION_COLORS, InputError, Landmarks, Re
 @dataclass(frozen=True, slots=True)
 class PartScore:
     "How much the mask of one part can be trusted."
-    score:float         # the segmenter's own quality
+    score:float         # the segmenter's own quality; 0 where it is not asked, because an outline does no worse
     outline_iou:float   # with the outline of the landmarks
     area:float          # in areas of the face oval
     fallback:bool       # did the outline (or nothing, where there is no good one) take its place?
@@ -84,8 +84,9 @@ def segment(
     "The region map of a face, with a score for each part."
     order, (level, upright, turn) = _order(segmenter, species, glasses), _levelled(image, landmarks, segmenter)
     segmenter.set_image(level)
-    if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(upright, order, species)
-    else: found = {p: segmenter.predict(part_prompts(upright, p, species)) for p in order}
+    asked = _asked(order, segmenter)
+    if hasattr(segmenter, "predict_face"): found = segmenter.predict_face(upright, asked, species)
+    else: found = {p: segmenter.predict(part_prompts(upright, p, species)) for p in asked}
     if turn is not None: segmenter.set_image(image)   # a caller who clicks goes on with the picture as it is
     return _settled(_turned_back(found, turn), order, landmarks, image, species, segmenter)
 
@@ -118,6 +119,9 @@ def _order(segmenter, species, glasses=None):
     look = "glasses" in _least(segmenter) and species not in _BARE_EYED
     return part_order(species, look if glasses is None else glasses)
 
+def _asked(order, segmenter):   # without parts that are left to their outlines: their masks would never be believed
+    return tuple(part for part in order if _least(segmenter).get(part, 0.) <= 1)
+
 def segment_faces(
     images:list[np.ndarray],    # uint8 [H, W, 3] RGB each, best crops around the faces
     landmarks:list[Landmarks],  # one of each, in pixels of its image
@@ -129,7 +133,7 @@ def segment_faces(
         return [segment(i, face, segmenter, species) for i, face in zip(images, landmarks)]
     order = _order(segmenter, species)
     level, upright, turns = zip(*(_levelled(image, face, segmenter) for image, face in zip(images, landmarks)))
-    found = segmenter.predict_faces(level, upright, order, species)
+    found = segmenter.predict_faces(level, upright, _asked(order, segmenter), species)
     return [_settled(_turned_back(f, turn), order, face, image, species, segmenter)
             for f, turn, face, image in zip(found, turns, landmarks, images)]
 
@@ -145,8 +149,8 @@ def _settled(found, order, landmarks, image, species, segmenter):
     person = _person(image, zones["oval"]) if getattr(segmenter, "person", True) and oval > 1 else np.ones(shape, bool)
     masks, scores, least = {}, {}, _least(segmenter)
     for part in order:
-        if part not in found: continue
-        mask, score = found[part]
+        if part not in found and part not in _CONTOUR: continue
+        mask, score = found.get(part, (np.zeros(shape, bool), 0.))
         zone = zones.get(part)
         # the whole hole
         if part in ("left_eye", "right_eye") and species == Species.CUT: mask = zone = grow(zone, .05*d)

@@ -129,7 +129,7 @@ def _place(checkpoint, folder=None):   # where its file is, or would be
 
 def best_segmenter() -> str:   # one of `SEGMENTERS`
     """The best that is there for real data: official weights, the largest first, where they lie in the cache; else the
-    small one, which comes with the package."""
+    small one, which comes with the package. MobileSAM is taken only where it is asked for."""
     def there(checkpoint): return (path := _place(checkpoint)).is_file() and path.stat().st_size == checkpoint.size
     return next((name for name in ("sam_vit_h", "sam_vit_l", "sam_vit_b") if there(CHECKPOINTS[name])), "face_sam_tiny")
 

@@ -17,7 +17,7 @@ from .closure import moved_names
 from .depth import fill_nearest, normalise_depth, sensor_depth, z_buffer
 from .devices import where_done
 from .landmarks import landmark_flags, largest_face
-from .regions import Segmentation, segment
+from .regions import Segmentation, segment, segment_faces
 from .checkpoints import CHECKPOINTS, fetch_checkpoint, verify_checkpoint
 from .sam_masks import load_segmenter
 from .vocab import (CHANNEL_OF, PLANAR, SCHEMES, Annotation, Channel, InputError, Labels, Landmarks, Region,
@@ -106,15 +106,21 @@ def annotate_batch(
     segmenter="",                      # as for `annotate`
     **how,                             # as for `annotate`, alike for all
 ) -> list[Annotation]:                 # for `training.collate`
-    "Annotate some pictures."
+    "Annotate some pictures; on a GPU several are segmented at once."
     species = [species]*len(images) if isinstance(species, str) else list(species)
     if len(species) != len(images): raise ValueError(
         f"annotate_batch: {len(species)} species for {len(images)} images; give one for all, or one for each")
-    done = []
-    for i, (image, kind) in enumerate(zip(images, species)):
-        try: done.append(annotate(image, kind, segmenter=segmenter, **how))
+    for kind in species: channel_lut(kind)    # an unknown species is an error before any work is done
+    if isinstance(segmenter, str): segmenter = named_segmenter(segmenter)
+    faces, found = [], {}
+    for i, image in enumerate(images):
+        try: faces.append(largest_face(image))
         except InputError as error: raise InputError(f"picture {i}: {error}", error.code) from error
-    return done
+    for kind in set(species):
+        mine = [i for i, each in enumerate(species) if each == kind]
+        found |= zip(mine, segment_faces([images[i] for i in mine], [faces[i] for i in mine], segmenter, kind))
+    return [annotate(image, kind, landmarks=face, segmenter=segmenter, found=found[i], **how)
+            for i, (image, kind, face) in enumerate(zip(images, species, faces))]
 
 @cache
 def named_segmenter(

@@ -178,6 +178,12 @@ def _rendered_otherwise(data):
     return (f"The renderer has changed since {', '.join(changed)} were rendered for them: people and attacks that are "
             "rendered now look otherwise. " if changed else "")
 
+def _trained_when():
+    "Days and revisions of shipped networks, which may have been made a data set at a time."
+    origins = [network.told["provenance"] for network in shipped().values() if "provenance" in network.told]
+    times = sorted({(made["made"][:10], made["git revision"]) for made in origins})
+    return " and ".join(f"on {day} at revision {revision}" for day, revision in times)
+
 def networks_told(
     session:Session,
 ) -> str:            # empty where they were trained here
@@ -187,7 +193,7 @@ def networks_told(
     since = "; ".join(f"{variant}: {', '.join(what)}" for variant, what in changed.items())
     pictures = ("the pictures that travel with them" if session.profile.pictures < 0 else
                 f"pictures rendered here from seed {session.profile.pictures}")
-    return (f"Networks: trained by make {made['profile']} on {made['date']} at revision {made['revision']} in "
+    return (f"Networks: trained by make {made['profile']} {_trained_when()} in "
             f"{made['core hours']:.1f} core-hours, shipped with the package; {pictures} were annotated and scored "
             f"here. {_several_renderings()}{_rendered_otherwise(session.data)}"
             + (f"Changed since in training: {since}; --train trains again." if changed else

@@ -288,9 +288,9 @@ def spread_block(session:Session, table:int) -> dict:
     "Every cell with its interval and its spreads, and what it was counted on."
     spec, origin = TABLES[table], session.data.origin
     number = lambda x: "" if math.isnan(x) else rate_cell(x, origin, 1)
-    rows = [[f"{c}, {VARIANTS[v].title}", number(e.value), interval_cell(e.interval, origin, e.note, 1), number(e.std),
-             number(e.sample_std), number(e.seed_std), e.seeds,
-             number(e.other),
+    rows = [[f"{c.replace('_', ' ')}, {VARIANTS[v].title}", number(e.value),
+             interval_cell(e.interval, origin, e.note, 1), number(e.std), number(e.sample_std), number(e.seed_std),
+             e.seeds, number(e.other),
              " / ".join(str(e.n.get(k, "")) for k in ("frames", "presentations", "identities")) if len(e.n) > 1 else ""]
             for v in variants_of(table, session.asked.get("methods", "")) for c, e in our_row(session, table, v).items()
             if not math.isnan(e.value) and not c.endswith("std")]

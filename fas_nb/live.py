@@ -79,8 +79,12 @@ def _pictures(found, origin):
     for ax in axs.flat: ax.set_axis_off()
     return picture(fig, origin, "Above: pictures that travel with the package; below: the same, rendered here")
 
-_OTHERWISE = {False: "Another processor rounds some light paths otherwise.",
-              True: "The renderer has changed since: the same people and instruments look otherwise."}
+def _otherwise(ids):   # why pictures of these presentations may differ
+    shown = {id.split("/")[0] for id in ids}
+    changed = [dataset for dataset in renderer_changed() if dataset in shown]
+    told = ([f"The renderer has changed since {', '.join(changed)} were rendered: the same people and instruments look "
+             "otherwise."] if changed else [])
+    return " ".join(told + ["Another processor rounds some light paths otherwise."]*(shown > set(changed)))
 
 def render_block(
     found:pd.DataFrame|None,   # from `render_live`
@@ -95,7 +99,7 @@ def render_block(
     return _pictures(found, origin) | dict(
         heading="Rendered here", rows=rows, columns=["presentation", "pixels that differ", "mean difference, of 255"],
         text=f"{len(found)} presentations of the pack were rendered again, cut and compressed in the same way: {same} "
-             f"of them are the same to the last pixel. {_OTHERWISE[LIVE.split('/')[0] in renderer_changed()]}")
+             f"of them are the same to the last pixel. {_otherwise(found.id)}")
 
 def curves_of(
     live:Session,      # of `make_live`

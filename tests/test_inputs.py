@@ -198,7 +198,7 @@ def test_own_weights(tmp_path, monkeypatch, capsys):
 
 def test_annotate_tells_whose_masks_where_and_why(tmp_path, monkeypatch, capsys):
     "And how long they take, where the best that is there is large and there is no GPU."
-    from fas_nb import annotation, sam_masks
+    from fas_nb import annotation, profiles
     for name in ("FAS_NB_DEVICE", "FAS_NB_PRECISION"): monkeypatch.setenv(name, "")    # the command sets them
     Image.fromarray(astronaut()).save(tmp_path/"a.png")
     (tmp_path/"t.csv").write_text("path,species\na.png,bona_fide\n")
@@ -211,7 +211,7 @@ def test_annotate_tells_whose_masks_where_and_why(tmp_path, monkeypatch, capsys)
     assert json.loads(said.out)["segmenter"] == dict(name="polygon", why="asked for", device="cpu", precision="full")
     assert said.err == ""
     assert "masks: polygon (asked for), on cpu, full precision" in tells("--segmenter", "polygon").out
-    monkeypatch.setattr(sam_masks, "best_segmenter", lambda: "sam_vit_h")
+    monkeypatch.setattr(profiles, "best_segmenter", lambda: "sam_vit_h")
     monkeypatch.setattr(annotation, "fill_stores", lambda *a, **k: annotation.Summary(0, 1))
     said = tells("--device", "cpu", "--precision", "full", "--json")
     assert json.loads(said.out)["segmenter"] == dict(

@@ -124,8 +124,8 @@ def test_code_counts_where_it_is_used(tmp_path, module, old, new, others):
 def test_annotations_do_not_outlive_the_code_that_made_them(tmp_path, capsys):
     photographs(tmp_path/"data/table")
     assert annotate(tmp_path, capsys)["annotated"] == 14
-    package = changed(tmp_path, "regions", "    look = getattr(segmenter, \"rates\"",
-                      "    raise RuntimeError('replaced')\n    look = getattr(segmenter, \"rates\"")
+    package = changed(tmp_path, "regions", "    look = \"glasses\" in _least",
+                      "    raise RuntimeError('replaced')\n    look = \"glasses\" in _least")
     done = subprocess.run([sys.executable, "-c", "import sys; from fas_nb.cli import fas_annotate; "
                            "sys.exit(fas_annotate())", *map(str, command(tmp_path))],
                           capture_output=True, text=True,

@@ -28,7 +28,7 @@ from .runs import (HELD_OUT, example_frames, failure_log, is_large, is_made, kno
                          make_network, make_runs, metric_hash, network_folder, read_examples, read_result, read_scores,
                          read_spec, reads_depth, results, run, test_set)
 from .sessions import Session, run_name
-from .shipped import DETECTOR, how_made, ship, shipped, to_half
+from .shipped import DETECTOR, how_made, ship, staying, to_half
 from .table_grid import (PAPER_TABLES, REPORTING, SCORES, SCORING_MODULES, TABLES, TRAINS, VARIANTS, WITH_SENSOR,
                                Cell, TableSpec, Variant, check_names, code_hash, code_hashes, data_hashes,
                                made_protocols, make_spec, no_sensor, options_of, protocol_runs, table_runs)
@@ -194,11 +194,12 @@ def ship_runs(
     folder, data, cells = Path(folder or shipped_folder()), session.data, session.cells
     if missing := [c for c in cells if not is_made(c.spec, session.runs_dir)]: raise InputError(
         f"{len(missing)} of {len(cells)} runs are not made, first {run_name(missing[0])}; networks travel together")
-    others = {dataset for protocol, *_ in shipped(folder) for dataset in protocol_datasets(protocol)} - set(data.stores)
+    stay = staying([c.protocol for c in cells], folder, session.profile.name)
+    renderers = how_made(folder)["renderer"] if stay else {}
     ship([(c.protocol, c.variant, c.spec) for c in cells], session.runs_dir, folder, profile=session.profile.name,
          revision=git_revision(), date=time.strftime("%Y-%m-%d", time.gmtime()), versions=versions(),
-         machine=machine(), renderer=how_made(folder).get("renderer", {}) | dict.fromkeys(data.stores, renderer_code()),
-         detector=None if others else make_detector(session, folder/DETECTOR), tried=_tried())
+         machine=machine(), renderer=renderers | dict.fromkeys(data.stores, renderer_code()),
+         detector=None if stay else make_detector(session, folder/DETECTOR), tried=_tried())
     # a copy of its own stays beside its card
     cards = PACKAGE.parent/"data_cards"
     home = cards if folder == shipped_folder() and cards.is_dir() else folder

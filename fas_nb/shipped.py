@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DETECTOR', 'OPTIONS', 'parsed', 'Shipped', 'shipped', 'how_made', 'renderer_changed', 'learning_curves', 'to_half',
-           'read_log', 'ship', 'unpack_network']
+           'read_log', 'staying', 'ship', 'unpack_network']
 
 # %% ../nbs/37_shipped.ipynb #c003
 import json
@@ -124,6 +124,16 @@ def read_log(
     path = folder/"log.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+def staying(
+    protocols:Iterable[str],   # whose networks are shipped now
+    folder:Path,
+    profile:str|None,          # they are of
+) -> list[Shipped]:
+    "Networks of a folder that stay beside those that are shipped now: of the same profile and other data sets."
+    now = {protocol.split("/")[0] for protocol in protocols}
+    if how_made(folder).get("profile") != profile: return []
+    return [s for s in shipped(folder).values() if s.protocol.split("/")[0] not in now]
+
 def ship(
     made:Iterable[tuple[str, str, RunSpec]],   # protocol, variant, finished run
     runs_dir:str|Path,                         # folder of runs
@@ -132,9 +142,9 @@ def ship(
 ) -> Path:                                     # the manifest
     "Gather the networks of finished runs in place of all that the folder held of their data sets."
     folder, made = Path(folder), list(made)
-    now = {protocol.split("/")[0] for protocol, *_ in made}
     folder.mkdir(parents=True, exist_ok=True)
-    networks = [s for s in shipped(folder).values() if s.protocol.split("/")[0] not in now]
+    networks = staying([protocol for protocol, *_ in made], folder, facts.get("profile"))
+    before = how_made(folder) if networks else {}
     kept = learning_curves(folder) if networks else pd.DataFrame(dict(key=[]))
     rows = kept[kept.key.isin([s.key[:12] for s in networks])].to_dict("records")
     for protocol, variant, spec in made:
@@ -150,7 +160,7 @@ def ship(
                  for row in read_log(source)]
     for path in set(folder.glob("*.safetensors")) - {folder/s.name for s in networks} - {folder/DETECTOR}: path.unlink()
     pd.DataFrame(rows).to_parquet(folder/"learning.parquet")
-    facts = how_made(folder) | {k: v for k, v in facts.items() if v is not None}
+    facts = before | {k: v for k, v in facts.items() if v is not None}
     more = facts.get("detector", {}).get("seconds", {}).get("train", 0)   # the detector's, which no table has
     hours = (sum(s.told["seconds"] for s in networks) + more)/3600
     write_atomically(folder/"manifest.json", json.dumps(

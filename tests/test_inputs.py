@@ -149,7 +149,9 @@ def test_processes_that_were_stopped_for_a_while_are_not_lost(tmp_path):
     (tmp_path/"job.py").write_text(STOPPED)
     done, environment = tmp_path/"done.txt", dict(os.environ, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="2s")
     job = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, env=environment)
-    while not done.exists() or len(done.read_text().split()) < 6: time.sleep(.1)
+    while not done.exists() or len(done.read_text().split()) < 6:
+        assert job.poll() is None
+        time.sleep(.1)
     workers = set(map(int, done.read_text().split()))
     for worker in workers: os.kill(worker, signal.SIGSTOP)
     time.sleep(8)

@@ -16,11 +16,14 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: whole commands again under rarer circumstances; `make test-long`, not "
                             "part of `make test`")
 
+@pytest.hookimpl(trylast=True)   # after `-m` has chosen
 def pytest_collection_modifyitems(items):
-    """What needs the reproduction comes last, longest first: then it is made while nothing else waits, and no worker
-    ends long before the other."""
+    """The first test begins the reproduction, and those that do not need it run meanwhile on the other process; what
+    needs it comes last, longest first, so that no process ends long before the other."""
     long = ["test_cluster.py", "test_smoke.py"]
     items.sort(key=lambda item: ("smoke" in item.fixturenames, item.path.name not in long))
+    begins = next((item for item in items if "smoke" in item.fixturenames), None)
+    if begins: items.insert(0, items.pop(items.index(begins)))
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory, worker_id):

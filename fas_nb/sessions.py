@@ -181,8 +181,9 @@ def _rendered_otherwise(data):
 def _trained_when():
     "Days and revisions of shipped networks, which may have been made a data set at a time."
     origins = [network.told["provenance"] for network in shipped().values() if "provenance" in network.told]
-    times = sorted({(made["made"][:10], made["git revision"]) for made in origins})
-    return " and ".join(f"on {day} at revision {revision}" for day, revision in times)
+    days = {}
+    for made in origins: days.setdefault(made["made"][:10], set()).add(made["git revision"])
+    return " and ".join(f"on {day} at revision {', '.join(sorted(days[day]))}" for day in sorted(days))
 
 def networks_told(
     session:Session,

@@ -81,7 +81,7 @@ def _pictures(found, origin):
 
 def _otherwise(ids):   # why pictures of these presentations may differ
     shown = {id.split("/")[0] for id in ids}
-    changed = [dataset for dataset in renderer_changed() if dataset in shown]
+    changed = renderer_changed(sorted(shown))
     told = ([f"The renderer has changed since {', '.join(changed)} were rendered: the same people and instruments look "
              "otherwise."] if changed else [])
     return " ".join(told + ["Another processor rounds some light paths otherwise."]*(shown > set(changed)))

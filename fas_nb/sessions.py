@@ -174,7 +174,7 @@ def _several_renderings():
             "pixels are not (the manifest of the networks says which). " if several else "")
 
 def _rendered_otherwise(data):
-    changed = [dataset for dataset in renderer_changed() if dataset in data.stores]
+    changed = renderer_changed(data.stores)
     return (f"The renderer has changed since {', '.join(changed)} were rendered for them: people and attacks that are "
             "rendered now look otherwise. " if changed else "")
 

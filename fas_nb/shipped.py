@@ -89,10 +89,12 @@ def how_made(
     return _manifest(folder or shipped_folder())[0]
 
 def renderer_changed(
-    folder:Path=None,   # the package's where None
-) -> tuple[str, ...]:   # data sets
+    among:Iterable[str]=None,   # data sets; all where None
+    folder:Path=None,           # the package's where None
+) -> tuple[str, ...]:           # data sets
     "What the renderer draws otherwise by now than when shipped networks learnt from its pictures."
-    return tuple(dataset for dataset, code in how_made(folder).get("renderer", {}).items() if code != renderer_code())
+    renderers, now = how_made(folder).get("renderer", {}), renderer_code()
+    return tuple(d for d in (renderers if among is None else among) if renderers.get(d, now) != now)
 
 def learning_curves(
     folder:Path=None,   # the package's where None

@@ -200,11 +200,15 @@ def released(
                if (d, fold, species) == (dataset, "release", "all"))
 
 # %% ../nbs/46_costs.ipynb #c113
-def core_pace() -> float:   # counted operations a second
-    "What one core of a CPU does in a training step of profile small, as `nbs/bench/model_speed` measured it."
-    small, told = PROFILES["small"], json.loads((shared_folder("bench")/"model_speed.json").read_text(encoding="utf-8"))
-    step = told["figures"]["shares of a training step"]["small"]["training step, ms"][0]/1000
-    return small.training.batch*flops_image(small.model, small.training.size)/step
+_STEPS = {"small": "small", "quick": "demo"}   # profiles whose steps were measured, and their names in the bench
+
+def core_pace(
+    profile:str="small",   # `small`, or `quick`, whose narrow network takes ten times as long for an operation
+) -> float:                # counted operations a second
+    "What one core of a CPU does in a training step of a profile, as `nbs/bench/model_speed` measured it."
+    its, told = PROFILES[profile], json.loads((shared_folder("bench")/"model_speed.json").read_text(encoding="utf-8"))
+    step = told["figures"]["shares of a training step"][_STEPS[profile]]["training step, ms"][0]/1000
+    return its.training.batch*flops_image(its.model, its.training.size)/step
 
 def frame_seconds() -> float:   # of a core
     """What decoding, cropping, landmarks, depth and the default's masks of one frame take, as `nbs/bench/check_speed`

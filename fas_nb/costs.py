@@ -203,7 +203,7 @@ def released(
 _STEPS = {"small": "small", "quick": "demo"}   # profiles whose steps were measured, and their names in the bench
 
 def core_pace(
-    profile:str="small",   # `small`, or `quick`, whose narrow network takes ten times as long for an operation
+    profile:str="small",   # `small`, or `quick`, whose narrow network takes over ten times as long for an operation
 ) -> float:                # counted operations a second
     "What one core of a CPU does in a training step of a profile, as `nbs/bench/model_speed` measured it."
     its, told = PROFILES[profile], json.loads((shared_folder("bench")/"model_speed.json").read_text(encoding="utf-8"))
